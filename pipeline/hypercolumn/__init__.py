@@ -1,0 +1,15 @@
+"""The mathematics of hypercolumns on tensors. Nothing here knows of files."""
+
+from pipeline.hypercolumn.columns import hypercolumn_map, hypercolumns_at
+from pipeline.hypercolumn.features import Features
+from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.head import DenseHead, backpropagate
+
+__all__ = [
+    "DenseHead",
+    "Features",
+    "Geometry",
+    "backpropagate",
+    "hypercolumn_map",
+    "hypercolumns_at",
+]

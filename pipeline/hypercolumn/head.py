@@ -1,0 +1,209 @@
+"""The dense head: a pixel classifier as 1x1 convolutions, evaluated at each tap's own resolution.
+
+Bilinear resampling is linear, so the head's first layer splits by tap,
+
+    ``W f(i) + b = sum_t up(W_t F_t)(i) + b``
+
+(Hariharan et al., CVPR 2015, section 3.1, "efficient classification using convolutions and
+upsampling"): every tap is multiplied at its own resolution and the results are resampled. It holds
+up to the first nonlinearity, from where on the head works pixel by pixel.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import HeadError
+from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.resample import Resampler, resampler
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
+
+_BLOCK_ELEMENTS = 1 << 21
+"""Hidden values computed at a time: 8 MiB in float32, small enough for a CPU's caches."""
+
+
+class DenseHead(nn.Module):
+    """A stack of 1x1 convolutions on hypercolumns.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor, (K_1, D), (K_2, K_1), ...
+        One matrix per layer; the last one's rows are the classes.
+    biases : sequence of Tensor, (K_1,), (K_2,), ...
+        One vector per layer.
+    channels : sequence of int
+        Channels of each map the hypercolumn is made of; their sum is D.
+    geometry : {"half_pixel", "align_corners"}
+        How maps lie on the image.
+    activation : {"relu", "tanh", "logistic"}
+        Between the layers.
+
+    Raises
+    ------
+    HeadError
+        If the shapes do not fit one another.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        *,
+        channels: Sequence[int],
+        geometry: Geometry = "half_pixel",
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        widths = [sum(channels), *(len(w) for w in weights)]
+        shapes = list(zip(widths[1:], widths[:-1], strict=True))
+        if [tuple(w.shape) for w in weights] != shapes or [len(b) for b in biases] != widths[1:]:
+            raise HeadError(
+                f"layers of shapes {[tuple(w.shape) for w in weights]} do not stack on "
+                f"hypercolumns of {widths[0]} channels"
+            )
+        if activation not in ACTIVATIONS:
+            raise HeadError(f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}")
+        self.channels = tuple(channels)
+        self.geometry: Geometry = geometry
+        self.activation = activation
+        self.weights = nn.ParameterList(nn.Parameter(w.detach().clone()) for w in weights)
+        self.biases = nn.ParameterList(nn.Parameter(b.detach().clone()) for b in biases)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.biases[-1])
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Compute the logits of every pixel of an image.
+
+        Parameters
+        ----------
+        maps : sequence of Tensor, each (C_t, h_t, w_t)
+            What :meth:`Features.apply` returns, in float.
+        size : (H, W)
+            The image's size in pixels.
+
+        Returns
+        -------
+        Tensor of shape (n_classes, H, W)
+        """
+        table, plan = self.project(maps, size)
+        blocks = [
+            self.classify(plan.pixels(table, start, stop))
+            for start, stop in _blocks(size[0] * size[1], table.shape[1])
+        ]
+        return torch.cat(blocks).T.reshape(-1, *size)
+
+    def project(
+        self,
+        maps: Sequence[Tensor],
+        size: tuple[int, int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Resampler]:
+        """Apply the first layer to every cell of every map.
+
+        Maps of one size are multiplied together. The weights with which a pixel reads one map sum
+        to one, so what is the same for all pixels, the bias and 1x1 maps, is added to the cells of
+        the smallest other map.
+
+        Parameters
+        ----------
+        maps, size
+            As in :meth:`forward`.
+        weight, bias : Tensor, optional
+            To be used in place of the first layer's own.
+
+        Returns
+        -------
+        table : Tensor of shape (cells, K_1)
+            The projected cells of all sizes, stacked.
+        plan : Resampler
+            Turns the table into pixels.
+        """
+        weight = self.weights[0] if weight is None else weight
+        constant = self.biases[0] if bias is None else bias
+        levels: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for m, w in zip(maps, weight.split(self.channels, dim=1), strict=True):
+            levels.setdefault((m.shape[1], m.shape[2]), []).append((m.flatten(1), w))
+        if len(levels) > 1:
+            for m, w in levels.pop((1, 1), []):
+                constant = constant + w @ m[:, 0]
+        tables = {
+            cells: torch.cat([m for m, _ in level]).T @ torch.cat([w for _, w in level], dim=1).T
+            for cells, level in levels.items()
+        }
+        smallest = min(tables, key=lambda cells: cells[0] * cells[1])
+        tables[smallest] = tables[smallest] + constant
+        plan = resampler(tuple(tables), size, self.geometry, maps[0].device)
+        return torch.cat(list(tables.values())), plan
+
+    def classify(self, first: Tensor) -> Tensor:
+        """Turn the first layer's outputs (n, K_1) into logits (n, n_classes)."""
+        activate = ACTIVATIONS[self.activation]
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            first = activate(first) @ weight.T + bias
+        return first
+
+
+def backpropagate(
+    head: DenseHead,
+    table: Tensor,
+    plan: Resampler,
+    label: Tensor,
+    *,
+    void: int,
+    class_weights: Tensor | None,
+    normalizer: float,
+) -> float:
+    """Add the gradient of the cross-entropy over all pixels of one image to the parameters.
+
+    The pixels are taken in blocks, so that no more than one map of hidden gradients is ever held;
+    the result is that of one backward pass over the whole image.
+
+    Parameters
+    ----------
+    head : DenseHead
+        Its later layers receive gradients; the first one does through ``table``.
+    table, plan
+        What :meth:`DenseHead.project` returned, still attached to the graph.
+    label : Tensor of int64, shape (H * W,)
+        Class of every pixel, ``void`` where there is none.
+    void : int
+        Pixels with this label do not count.
+    class_weights : Tensor of shape (n_classes,), optional
+        Weight of a pixel by its class.
+    normalizer : float
+        What the summed loss is divided by.
+
+    Returns
+    -------
+    float
+        The loss, summed over pixels and divided by ``normalizer``.
+    """
+    cells = table.detach()
+    gradient = cells.new_empty(len(label), cells.shape[1])
+    total = torch.zeros((), device=cells.device)
+    for start, stop in _blocks(len(label), cells.shape[1]):
+        first = plan.pixels(cells, start, stop).requires_grad_()
+        loss = cross_entropy(
+            head.classify(first).float(),
+            label[start:stop],
+            weight=class_weights,
+            ignore_index=void,
+            reduction="sum",
+        )
+        (loss / normalizer).backward()  # type: ignore[no-untyped-call]
+        gradient[start:stop] = torch.as_tensor(first.grad)
+        total += loss.detach()
+    table.backward(plan.adjoint(gradient))  # type: ignore[no-untyped-call]
+    return float(total) / normalizer
+
+
+def _blocks(pixels: int, width: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _BLOCK_ELEMENTS // width)
+    return ((start, min(start + step, pixels)) for start in range(0, pixels, step))

@@ -1,0 +1,122 @@
+"""The dense head and the sampled columns against the full-map formula."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import HeadError
+from pipeline.hypercolumn import (
+    DenseHead,
+    Features,
+    backpropagate,
+    hypercolumn_map,
+    hypercolumns_at,
+)
+
+SIZES = [
+    ((33, 47), [(4, 17, 23), (6, 9, 12), (5, 9, 12), (3, 1, 1)]),
+    ((20, 20), [(3, 1, 1), (4, 1, 1)]),
+    ((1, 37), [(3, 1, 19), (2, 1, 5)]),
+    ((1, 1), [(3, 1, 1), (2, 2, 2)]),
+    ((16, 24), [(3, 40, 31), (5, 16, 24)]),
+]
+GEOMETRIES = ["half_pixel", "align_corners"]
+
+
+def random_head(channels, widths, geometry):
+    sizes = [sum(channels), *widths]
+    weights = [torch.randn(o, i) / i**0.5 for i, o in pairwise(sizes)]
+    return DenseHead(
+        weights, [torch.randn(o) for o in widths], channels=channels, geometry=geometry
+    )
+
+
+def plain_logits(head, column):
+    """The head on (n, D) hypercolumns, layer after layer."""
+    for layer, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):
+        column = (column.relu() if layer else column) @ weight.T + bias
+    return column
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("size", "shapes"), SIZES)
+def test_sampled_columns_equal_the_full_map(size, shapes, geometry):
+    maps = [torch.randn(s) for s in shapes]
+    full = hypercolumn_map(maps, size, geometry)
+    ys, xs = (i.flatten() for i in torch.meshgrid(*map(torch.arange, size), indexing="ij"))
+    columns = hypercolumns_at(maps, ys, xs, size, geometry)
+    torch.testing.assert_close(columns, full.flatten(1).T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [(7,), (16, 5), (8, 6, 3)])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("size", "shapes"), SIZES)
+def test_classify_then_upsample_equals_the_full_map(size, shapes, geometry, widths):
+    maps = [torch.randn(s) for s in shapes]
+    head = random_head([s[0] for s in shapes], widths, geometry)
+    full = hypercolumn_map(maps, size, geometry)
+    expected = plain_logits(head, full.flatten(1).T).T.reshape(-1, *size)
+    torch.testing.assert_close(head(maps, size), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(("size", "shapes"), SIZES)
+def test_gradients_equal_the_full_map(size, shapes, geometry, monkeypatch):
+    monkeypatch.setattr("pipeline.hypercolumn.head._BLOCK_ELEMENTS", 100)  # many blocks
+    maps = [torch.randn(s) for s in shapes]
+    head = random_head([s[0] for s in shapes], (9, 4), geometry)
+    label = torch.randint(0, 4, (size[0] * size[1],))
+    label[:: max(2, len(label) // 5)] = 255
+    label[-1] = 2
+    weights = torch.tensor([1.0, 0.5, 2.0, 3.0])
+
+    full = hypercolumn_map(maps, size, geometry)
+    expected_loss = (
+        cross_entropy(
+            plain_logits(head, full.flatten(1).T),
+            label,
+            weight=weights,
+            ignore_index=255,
+            reduction="sum",
+        )
+        / 7
+    )
+    expected = torch.autograd.grad(expected_loss, list(head.parameters()))
+
+    table, plan = head.project(maps, size)
+    loss = backpropagate(head, table, plan, label, void=255, class_weights=weights, normalizer=7)
+    assert loss == pytest.approx(float(expected_loss.detach()), rel=1e-5)
+    for parameter, gradient in zip(head.parameters(), expected, strict=True):
+        scale = gradient.abs().max().clamp(min=1e-6)
+        torch.testing.assert_close(parameter.grad / scale, gradient / scale, rtol=0, atol=2e-5)
+
+
+def test_relu_comes_before_resampling():
+    maps = [torch.tensor([[[-1.0, 1.0]]])]
+    (used,) = Features(activation="relu", context=()).apply(maps)
+    middle = hypercolumns_at([used], torch.tensor([0]), torch.tensor([1]), (1, 3))
+    assert middle.item() == 0.5  # not relu(0)
+
+
+def test_context_is_the_mean_of_the_deepest_map():
+    shallow, deep = torch.randn(2, 8, 8), torch.randn(3, 5, 4)
+    features = Features(activation="none", context=("global", "3"))
+    *_, everywhere, window = features.apply([shallow, deep])
+    torch.testing.assert_close(everywhere.flatten(), deep.flatten(1).mean(1))
+    for y in range(5):
+        for x in range(4):
+            around = deep[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            torch.testing.assert_close(window[:, y, x], around.flatten(1).mean(1))
+    assert features.channels(["a", "b"], [2, 3]) == [2, 3, 3, 3]
+
+
+def test_layers_that_do_not_stack_are_refused():
+    with pytest.raises(HeadError, match="do not stack"):
+        DenseHead([torch.zeros(3, 4)], [torch.zeros(3)], channels=[5])
