@@ -1,0 +1,167 @@
+"""A frozen network with taps."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backbones.networks import check_name
+from pipeline.backbones.outline import Outline, Shape
+from pipeline.backbones.taps import parse_taps
+from pipeline.backbones.tracing import TappedNetwork
+from pipeline.backbones.weights import fit_weights, load_weights, weights_digest
+from pipeline.errors import BackboneError
+
+
+class Backbone:
+    """A network with frozen weights that gives the feature maps of its taps.
+
+    Calling it with images ``(N, 3, H, W)``, preprocessed and on the backbone's device, gives one
+    tensor ``(N, C, h, w)`` per tap: a copy of what the tap's modules themselves put out, joined
+    along the channels. A convolution's is the value before any ReLU, even where the network
+    overwrites it in place. Nothing behind the last tap is computed or kept in memory. Several
+    threads may call it at a time. Channels-last images and a surrounding ``torch.autocast`` work.
+
+    Parameters
+    ----------
+    outline
+        The network and its taps.
+    state
+        Weights by torchvision's parameter names, on the CPU; those that no tap needs may be
+        missing.
+    source
+        Where the weights are from, for messages.
+
+    Attributes
+    ----------
+    name
+        The network, by torchvision's name.
+    taps
+        A :class:`~pipeline.backbones.taps.TapInfo` per tap, in the order of the maps.
+    weights_digest
+        Hash of the weights that the taps depend on, equal wherever they are loaded from.
+
+    Raises
+    ------
+    WeightsError
+        If a weight that a tap needs is missing or has the wrong shape.
+    """
+
+    def __init__(
+        self, outline: Outline, state: Mapping[str, Tensor], *, source: str = "given"
+    ) -> None:
+        what = f"{source} weights do not fit {outline.name}"
+        needed = fit_weights(state, outline.tensors, what=what)
+        network = _with_weights(outline.skeleton, needed)
+
+        self.name = outline.name
+        self.taps = outline.taps
+        self.weights_digest = weights_digest(needed)
+        self._outline = outline
+        self._tapped = TappedNetwork(network, outline.modules, outline.last)
+        self._device = torch.device("cpu")
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Compute the feature maps of float images ``(N, 3, H, W)``, ``(N, C, h, w)`` per tap.
+
+        Raises
+        ------
+        BackboneError
+            If the images are of another kind, or too small for the network.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise BackboneError(
+                f"{self.name} takes float images (N, 3, H, W), not {images.dtype} of shape "
+                f"{tuple(images.shape)}; preprocess them first"
+            )
+        # Sizes that the network cannot take are found here, without catching what else may fail.
+        self._outline.feature_shapes(images.shape[2], images.shape[3])
+        outputs = dict(self._tapped(images))
+        return [_join([outputs[module] for module in tap.modules]) for tap in self.taps]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    def to(self, device: str | torch.device) -> "Backbone":
+        """Move the weights to a device, in place, and return the backbone."""
+        self._tapped.network.to(device)
+        self._device = torch.device(device)
+        return self
+
+    def feature_shapes(self, height: int, width: int) -> list[Shape]:
+        """Return each tap's ``(C, h, w)`` for an image of this size, without computing the maps.
+
+        Raises
+        ------
+        BackboneError
+            If the network cannot take such an image.
+        """
+        return self._outline.feature_shapes(height, width)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides a feature's value but the image, ready for JSON."""
+        return {
+            "name": self.name,
+            "weights_digest": self.weights_digest,
+            "taps": [{"name": tap.name, "modules": list(tap.modules)} for tap in self.taps],
+        }
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str | Path = "DEFAULT",
+    taps: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Backbone:
+    """Load a backbone: its network, its weights and its taps.
+
+    Parameters
+    ----------
+    name
+        A classification network, by torchvision's name.
+    weights, seed, progress
+        As :func:`~pipeline.backbones.weights.load_weights` takes them.
+    taps
+        As :func:`~pipeline.backbones.taps.parse_taps` reads them; ``vgg11``, ``squeezenet1_0``
+        and ``alexnet`` need none.
+    device
+        Where it computes.
+
+    Raises
+    ------
+    BackboneError
+        If the network, a tap or a module does not exist or cannot serve.
+    WeightsError
+        If the weights cannot be had or belong to another network.
+    """
+    check_name(name)
+    # The taps come first: a misspelt one should not cost a download.
+    outline = Outline(name, parse_taps(name, taps))
+    state = load_weights(name, weights, seed=seed, progress=progress)
+    return Backbone(outline, state, source=str(weights)).to(device)
+
+
+def _with_weights(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a skeleton, put these tensors in, and leave out all others."""
+    network = deepcopy(skeleton)
+    for prefix, module in network.named_modules():
+        start = f"{prefix}." if prefix else ""
+        for key, _ in list(module.named_parameters(recurse=False)):
+            value = state.get(start + key)
+            frozen = None if value is None else nn.Parameter(value, requires_grad=False)
+            setattr(module, key, frozen)
+        for key, _ in list(module.named_buffers(recurse=False)):
+            setattr(module, key, state.get(start + key))
+    return network
+
+
+def _join(outputs: list[Tensor]) -> Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

@@ -1,0 +1,128 @@
+"""Running a network as far as its last tap, and finding out what it needs to get there."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pipeline.errors import BackboneError
+
+
+class _LastTapReached(Exception):
+    """Ends a forward pass: nothing behind the last tap is wanted."""
+
+
+class TappedNetwork:
+    """A network that hands out what some of its modules computed.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode. Hooks are added to it and stay.
+    modules
+        Names of the modules whose outputs are wanted.
+    last
+        The one of them that runs last: the pass ends there. Without it the pass runs to its end.
+    """
+
+    def __init__(self, network: nn.Module, modules: Sequence[str], last: str | None = None) -> None:
+        self.network = network
+        self._last = last
+        # Per thread, because the hooks are shared by all passes through the network.
+        self._pass = threading.local()
+        for name in modules:
+            network.get_submodule(name).register_forward_hook(partial(self._keep, name))
+
+    def __call__(self, images: Tensor) -> list[tuple[str, Any]]:
+        """Run images ``(N, 3, H, W)`` and return (module, output) in the order of running.
+
+        The outputs are copies, taken when the module returned: whatever the network does to them
+        in place afterwards is not seen.
+        """
+        outputs: list[tuple[str, Any]] = []
+        self._pass.outputs = outputs
+        try:
+            with torch.no_grad(), suppress(_LastTapReached):
+                self.network(images)
+        finally:
+            del self._pass.outputs
+        return outputs
+
+    def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        kept = output.clone() if isinstance(output, Tensor) else output
+        self._pass.outputs.append((name, kept))
+        if name == self._last:
+            raise _LastTapReached
+
+
+def last_to_run(skeleton: nn.Module, modules: Sequence[str], size: int, *, backbone: str) -> str:
+    """Return which of the modules is the last to run, tried on an image of ``size`` squared.
+
+    Parameters
+    ----------
+    skeleton
+        A network on the ``meta`` device. It is not to be used afterwards, as it keeps its hooks.
+
+    Raises
+    ------
+    BackboneError
+        If one of them does not run, or runs more than once, so that it has no output of its own.
+    """
+    run = [name for name, _ in TappedNetwork(skeleton, modules)(blank_image(size, size))]
+    for name in modules:
+        times = run.count(name)
+        if times == 0:
+            raise BackboneError(
+                f"{backbone}: module {name!r} is not used in inference; tap another"
+            )
+        if times > 1:
+            raise BackboneError(
+                f"{backbone}: module {name!r} runs {times} times in one pass, so which output is "
+                "meant is unclear; tap a module before it or the block around it"
+            )
+    return run[-1]
+
+
+def tensors_used(tapped: TappedNetwork, size: int) -> frozenset[str]:
+    """Return the names of the parameters and buffers that the taps depend on.
+
+    They are found by watching every torch function that a pass on the ``meta`` device calls, so
+    weights that a network uses without calling the module that holds them are among them.
+    """
+    with _TensorRecorder(tapped.network) as recorder:
+        tapped(blank_image(size, size))
+    return frozenset(recorder.used)
+
+
+def blank_image(height: int, width: int) -> Tensor:
+    """Return one image ``(1, 3, height, width)`` that has a shape and no values."""
+    return torch.empty(1, 3, height, width, device="meta")
+
+
+class _TensorRecorder(TorchFunctionMode):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        named = chain(network.named_parameters(), network.named_buffers())
+        self._names = {id(tensor): name for name, tensor in named}
+        self.used: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._note(args)
+        self._note(tuple(kwargs.values()))
+        return func(*args, **kwargs)
+
+    def _note(self, value: Any) -> None:
+        if isinstance(value, (tuple, list)):
+            for item in value:
+                self._note(item)
+        elif id(value) in self._names:
+            self.used.add(self._names[id(value)])

@@ -1,0 +1,114 @@
+"""``pipeline data``: write, download and check data sets."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group("data")
+def data() -> None:
+    """Write, download and check data sets."""
+
+
+@data.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  pipeline data scenes\n"
+    "  pipeline data scenes --out data/scenes --images 300 --seed 1"
+)
+@click.option(
+    "--out", type=FOLDER, default=Path("data/scenes"), show_default=True, help="Folder to write."
+)
+@click.option(
+    "--images", type=click.IntRange(3), default=180, show_default=True, help="Number of scenes."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all scenes."
+)
+def scenes(out: Path, images: int, seed: int) -> None:
+    """Draw the embedded data set: textured objects on textured grounds.
+
+    Two scenes in three are for training, the others for validation. The same seed gives the same
+    bytes. Scenes of an earlier run in the folder are replaced; any other content is refused.
+    """
+    from pipeline.data import SCENE_CLASSES, write_scenes
+
+    with _progress("drawing scenes") as advance:
+        write_scenes(out, images=images, seed=seed, progress=advance)
+    click.echo(f"{out}: {images} scenes, {len(SCENE_CLASSES)} classes")
+
+
+@data.command(
+    epilog="\b\nExamples:\n  pipeline data voc2012\n  pipeline data voc2012 --out /big/disk"
+)
+@click.option(
+    "--out", type=FOLDER, default=Path("data"), show_default=True, help="Folder to download to."
+)
+def voc2012(out: Path) -> None:
+    """Download PASCAL VOC 2012 (2 GB) and print the root of the data set.
+
+    An archive that is in the folder already is used instead of the network.
+    """
+    from pipeline.data import download_voc2012
+
+    click.echo(download_voc2012(out))
+
+
+@data.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  pipeline data check data/VOCdevkit/VOC2012\n"
+    "  pipeline data check my-data --classes background,road,car --void 255"
+)
+@click.argument("root", type=FOLDER)
+@click.option("--classes", metavar="A,B,C", help="Class names [default: ROOT/classes.txt, or VOC].")
+@click.option(
+    "--void",
+    type=click.IntRange(0, 255),
+    help="Label that does not count [default: ROOT/classes.txt, or 255].",
+)
+@click.pass_context
+def check(ctx: click.Context, root: Path, classes: str | None, void: int | None) -> None:
+    """List every file of a data set that is missing, unreadable, mis-sized or mislabelled.
+
+    ROOT is the folder that holds JPEGImages, SegmentationClass and ImageSets. The exit code is 1 if
+    anything is wrong. Splits called test... may be without masks.
+    """
+    from pipeline.data import VocDataset, check_dataset
+
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    dataset = VocDataset.open(root, classes=names, void=void)
+    with _progress("reading") as advance:
+        problems = check_dataset(dataset, progress=advance)
+    for problem in problems:
+        click.echo(f"[{problem.split}] {problem.what}" if problem.split else problem.what)
+    if problems:
+        click.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        ctx.exit(1)
+    splits = ((split, len(dataset.image_ids(split))) for split in dataset.splits())
+    click.echo(f"{root}: no problems")
+    click.echo("splits: " + ", ".join(f"{split} ({count} images)" for split, count in splits))
+    click.echo(f"classes: {', '.join(dataset.classes)} (void: {dataset.void})")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr, where that is a terminal, and yield what moves it."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield advance

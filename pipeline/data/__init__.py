@@ -1,0 +1,25 @@
+"""Data sets: reading, checking, drawing and downloading them."""
+
+from pipeline.data.check import Problem, check_dataset
+from pipeline.data.images import image_size, list_images, read_image
+from pipeline.data.palette import VOC_PALETTE, read_mask, write_mask, write_overlay
+from pipeline.data.scenes import SCENE_CLASSES, write_scenes
+from pipeline.data.voc import VOC_CLASSES, VocDataset
+from pipeline.data.voc2012 import download_voc2012
+
+__all__ = [
+    "SCENE_CLASSES",
+    "VOC_CLASSES",
+    "VOC_PALETTE",
+    "Problem",
+    "VocDataset",
+    "check_dataset",
+    "download_voc2012",
+    "image_size",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "write_mask",
+    "write_overlay",
+    "write_scenes",
+]

@@ -1,0 +1,123 @@
+"""Finding everything that is wrong with a data set in one go."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.images import read_image
+from pipeline.data.palette import read_mask
+from pipeline.data.voc import VocDataset, parse_split
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend in a data set.
+
+    Attributes
+    ----------
+    split
+        The splits that are concerned, separated by commas.
+    image_id
+        The image that is concerned; empty if it is the split file.
+    path
+        The file to mend, or where it should be.
+    what
+        The file, what is wrong with it, and the remedy, in one line.
+    """
+
+    split: str
+    image_id: str
+    path: Path
+    what: str
+
+
+def check_dataset(
+    dataset: VocDataset, *, progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
+    """Read every split file, image and mask, and list every problem.
+
+    An image that several splits list is read once. Splits whose name begins with ``test`` may be
+    without masks altogether; a mask that is there is checked.
+
+    Parameters
+    ----------
+    dataset
+        The data set to check.
+    progress
+        Called after each image with the number of images done and in all.
+
+    Returns
+    -------
+    list of Problem
+        Split files first, then images in the order of the splits; empty if all is well.
+    """
+    problems = []
+    splits_of: dict[str, list[str]] = {}
+    if not dataset.splits():
+        folder = dataset.root / "ImageSets" / "Segmentation"
+        what = f"{folder} holds no split file: write one, such as train.txt"
+        problems.append(Problem("", "", folder, what))
+    for split in dataset.splits():
+        path = dataset.split_path(split)
+        ids, wrong_lines = parse_split(path)
+        problems += [Problem(split, "", path, f"{path}: {wrong}") for wrong in wrong_lines]
+        for image_id in ids:
+            splits_of.setdefault(image_id, []).append(split)
+    unlabelled = {
+        split
+        for split in dataset.splits()
+        if split.startswith("test")
+        and not any(_has_mask(dataset, i) for i, splits in splits_of.items() if split in splits)
+    }
+    for number, (image_id, splits) in enumerate(splits_of.items(), start=1):
+        needs_mask = not unlabelled.issuperset(splits)
+        problems += [
+            Problem(", ".join(splits), image_id, path, what)
+            for path, what in _check_image(dataset, image_id, needs_mask=needs_mask)
+        ]
+        if progress is not None:
+            progress(number, len(splits_of))
+    return problems
+
+
+def _has_mask(dataset: VocDataset, image_id: str) -> bool:
+    """Tell whether an image has a mask file."""
+    try:
+        dataset.mask_path(image_id)
+    except DataError:
+        return False
+    return True
+
+
+def _check_image(
+    dataset: VocDataset, image_id: str, *, needs_mask: bool
+) -> Iterator[tuple[Path, str]]:
+    """Yield each file of an image that is not in order, and what is wrong with it."""
+    shape = None
+    path = dataset.root / "JPEGImages" / image_id
+    try:
+        path = dataset.image_path(image_id)
+        shape = read_image(path).shape
+    except DataError as error:
+        yield path, str(error)
+    if not needs_mask and not _has_mask(dataset, image_id):
+        return
+    path = dataset.root / "SegmentationClass" / image_id
+    try:
+        path = dataset.mask_path(image_id)
+        mask = read_mask(path)
+    except DataError as error:
+        yield path, str(error)
+        return
+    # Apart, so that a mask of the wrong size is searched for wrong labels too.
+    try:
+        dataset.require_labels(path, mask)
+    except DataError as error:
+        yield path, str(error)
+    if shape is None:
+        return
+    try:
+        dataset.require_size(path, mask, shape[0], shape[1])
+    except DataError as error:
+        yield path, str(error)

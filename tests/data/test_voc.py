@@ -1,0 +1,177 @@
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data.palette import write_mask
+from pipeline.data.voc import VOC_CLASSES, VocDataset, parse_split
+from pipeline.errors import DataError
+
+MakeVoc = Callable[..., Path]
+
+
+def test_reads_splits_images_and_masks(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["b", "a.1"], "val": ["c d"]})
+    dataset = VocDataset.open(root)
+    assert dataset.splits() == ("train", "val")
+    assert dataset.image_ids("train") == ("b", "a.1")
+    assert dataset.image_ids("val") == ("c d",)
+    for image_id in ("a.1", "b", "c d"):
+        with Image.open(root / "JPEGImages" / f"{image_id}.png") as stored:
+            np.testing.assert_array_equal(dataset.read_image(image_id), np.asarray(stored))
+        with Image.open(root / "SegmentationClass" / f"{image_id}.png") as stored:
+            np.testing.assert_array_equal(dataset.read_mask(image_id), np.asarray(stored))
+
+
+def test_voc_classes_are_the_default(make_voc: MakeVoc) -> None:
+    dataset = VocDataset.open(make_voc({"train": ["a"]}, classes=None))
+    assert dataset.classes == VOC_CLASSES
+    assert (len(VOC_CLASSES), VOC_CLASSES[15], dataset.void) == (21, "person", 255)
+
+
+def test_classes_file_names_classes_and_void(make_voc: MakeVoc) -> None:
+    listing = "# made by hand\r\nground\r\n  big cat \r\n# void: 7\r\n\r\n"
+    root = make_voc({"train": ["a"]}, classes=listing)
+    dataset = VocDataset.open(root)
+    assert (dataset.classes, dataset.void) == (("ground", "big cat"), 7)
+    override = VocDataset.open(root, classes=["x", "y", "z"], void=0)
+    assert (override.classes, override.void) == (("x", "y", "z"), 0)
+
+
+@pytest.mark.parametrize(
+    ("listing", "message"),
+    [
+        ("a\n\nb\n", "line 2 is blank"),
+        ("a\nb\na\n", "repeat"),
+        ("a\n# void: none\n", "line 2: void is a number"),
+        ("a\n# void: 256\n", "from 0 to 255"),
+        ("\n", "0 classes"),
+        ("".join(f"c{i}\n" for i in range(257)), "257 classes"),
+    ],
+)
+def test_bad_classes_files(make_voc: MakeVoc, listing: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"classes\.txt.*{message}"):
+        VocDataset.open(make_voc({"train": ["a"]}, classes=listing))
+
+
+@pytest.mark.parametrize("given_root", [".", "..", "../..", "JPEGImages", "ImageSets/Segmentation"])
+def test_a_root_nearby_is_suggested(tmp_path: Path, given_root: str) -> None:
+    root = tmp_path / "disk" / "VOCdevkit" / "VOC2012"
+    for part in ("JPEGImages", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True)
+    if given_root == ".":
+        assert VocDataset.open(root).root == root
+        return
+    with pytest.raises(DataError, match=r"did you mean .*VOC2012\?") as caught:
+        VocDataset.open((root / given_root).resolve())
+    assert str(root.resolve()) in str(caught.value)
+
+
+def test_a_root_that_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "set" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(DataError, match="set has no ImageSets/Segmentation"):
+        VocDataset.open(tmp_path / "set")
+    with pytest.raises(DataError, match="gone is not a folder"):
+        VocDataset.open(tmp_path / "gone")
+
+
+@given(
+    ids=st.lists(
+        st.text(st.characters(categories=("L", "N"), include_characters="_-. "), min_size=1)
+        .map(str.strip)
+        .filter(lambda name: name not in ("", ".", "..")),
+        min_size=1,
+        unique=True,
+    ),
+    pad=st.sampled_from(["", " ", "\t"]),
+    end=st.sampled_from(["\n", "\r\n", "\n\n"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_split_files_tolerate_blanks(ids: list[str], pad: str, end: str, mark: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.txt"
+        content = mark + "".join(pad + name + pad + end for name in ids)
+        path.write_bytes(content.encode())
+        assert parse_split(path) == (tuple(ids), ())
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/a", "..", ".", r"a\b"])
+def test_paths_are_no_image_ids(make_voc: MakeVoc, name: str) -> None:
+    root = make_voc({"train": ["a"]})
+    (root / "ImageSets/Segmentation/train.txt").write_text(f"a\n{name}\n")
+    with pytest.raises(DataError, match=r"train\.txt: line 2: .* is a path"):
+        VocDataset.open(root).image_ids("train")
+
+
+def test_duplicate_missing_and_empty_splits(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["a", "b", "a"], "val": []})
+    dataset = VocDataset.open(root)
+    with pytest.raises(DataError, match=r"train\.txt: line 3: 'a' is listed in line 1 already"):
+        dataset.image_ids("train")
+    with pytest.raises(DataError, match=r"val\.txt: lists no image"):
+        dataset.image_ids("val")
+    for split in ("test", "../Main/train"):
+        with pytest.raises(DataError, match="choose one of train, val"):
+            dataset.image_ids(split)
+
+
+def test_split_file_that_is_no_text(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["a"]})
+    (root / "ImageSets/Segmentation/train.txt").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(DataError, match=r"train\.txt: cannot be read as UTF-8"):
+        VocDataset.open(root).image_ids("train")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".jPg"])
+def test_image_suffixes_in_any_case(make_voc: MakeVoc, suffix: str) -> None:
+    root = make_voc({"train": ["a"]})
+    stored = root / "JPEGImages" / "a.png"
+    stored.rename(stored.with_suffix(suffix))
+    path = VocDataset.open(root).image_path("a")
+    assert path.is_file()
+    assert path.name.lower() == f"a{suffix.lower()}"
+
+
+def test_missing_files_are_named(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["a", "b"]})
+    (root / "JPEGImages/a.png").unlink()
+    (root / "SegmentationClass/b.png").unlink()
+    dataset = VocDataset.open(root)
+    with pytest.raises(DataError, match=r"JPEGImages.a .*does not exist"):
+        dataset.read_image("a")
+    assert dataset.read_image("b").shape == (7, 9, 3)
+    with pytest.raises(DataError, match=r"SegmentationClass.b .*does not exist"):
+        dataset.read_mask("b")
+    with pytest.raises(DataError, match="without a suffix"):
+        dataset.read_image("b.png")
+
+
+def test_masks_of_another_size_or_with_other_labels(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["a", "b"]})
+    dataset = VocDataset.open(root)
+    write_mask(root / "SegmentationClass/a.png", np.zeros((9, 6), np.uint8))
+    with pytest.raises(DataError, match=r"a\.png has 6x9 pixels, its image 9x6"):
+        dataset.read_mask("a")
+    mask = np.zeros((7, 9), np.uint8)
+    mask[0, :4] = 3, 255, 254, 2
+    write_mask(root / "SegmentationClass/b.png", mask)
+    with pytest.raises(DataError, match=r"b\.png has labels 3, 254, but there are 3 classes"):
+        dataset.read_mask("b")
+    wider = VocDataset.open(root, classes=list("abcd"), void=254)
+    with pytest.raises(DataError, match=r"has labels 255, .* void is 254"):
+        wider.read_mask("b")
+
+
+@pytest.mark.shared
+def test_real_voc_images(shared_root: Path) -> None:
+    dataset = VocDataset.open(shared_root / "voc2012-animals/VOCdevkit/VOC2012")
+    assert len(dataset.image_ids("train")) == 437
+    assert len(dataset.image_ids("val")) == 223
+    image_id = dataset.image_ids("val")[0]
+    assert dataset.read_mask(image_id).shape == dataset.read_image(image_id).shape[:2]
