@@ -1,0 +1,71 @@
+"""``pipeline evaluate``: a head's metrics on a cached split."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import (
+    PATH,
+    cache_option,
+    device_option,
+    params_option,
+    read_params,
+    trust_option,
+)
+
+
+@click.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  pipeline evaluate --cache cache/vgg11 --split val --head dense.safetensors "
+    "--out metrics.json"
+)
+@cache_option
+@click.option("--split", help="Which images [default: val].")
+@click.option("--head", type=PATH, required=True, help="Head to measure, *.safetensors.")
+@click.option("--out", type=PATH, metavar="JSON", help="Where to write the metrics.")
+@device_option
+@trust_option
+@params_option
+def evaluate(
+    cache: Path,
+    split: str | None,
+    head: Path,
+    out: Path | None,
+    device: str,
+    trusted: tuple[str, ...],
+    params_path: Path | None,
+) -> None:
+    """Measure a head, at the cache's resolution and at each image's original one.
+
+    Void pixels do not count, nor do classes that are in neither truth nor prediction.
+    """
+    from pipeline.cli.console import Console
+    from pipeline.params import override
+    from pipeline.stages.evaluate import evaluate as run
+
+    chosen = override(read_params(params_path).evaluate, {"split": split})
+    result = run(
+        cache, head, split=chosen.split, out=out, device=device, trusted=trusted, progress=Console()
+    )
+    width = max(len(name) for name in result["iou"])
+    for name, value in result["iou"].items():
+        click.echo(f"{name:<{width}}  {'absent' if value is None else f'{value:6.3f}'}")
+    for where, values in (("original", result), ("cache", result["cache_resolution"])):
+        click.echo(
+            f"at {where} resolution: mean IoU {_number(values['mean_iou'])} over "
+            f"{values['classes_counted']} classes, "
+            f"pixel accuracy {_number(values['pixel_accuracy'])}, "
+            f"mean class accuracy {_number(values['mean_class_accuracy'])}, "
+            f"frequency-weighted IoU {_number(values['frequency_weighted_iou'])}"
+        )
+    if result["head"]["selected_on"] == chosen.split:
+        click.echo(
+            f"note: the epoch of this head was chosen on '{chosen.split}', "
+            "which flatters its figures there",
+            err=True,
+        )
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,97 @@
+"""Options that several commands share, and the params file beneath them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PARAMS_FILE = Path("params.yaml")
+_FEATURE_OPTIONS = ("activation", "context", "pixels_per_class", "sample_seed")
+PATH = click.Path(path_type=Path)
+
+cache_option = click.option(
+    "--cache", type=PATH, required=True, help="Directory of the feature cache."
+)
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu or cuda; auto takes a GPU where there is one.",
+)
+trust_option = click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="TYPE",
+    help="Full name of a type outside scikit-learn that a stored estimator may be made of.",
+)
+
+
+def params_option(command: F) -> F:
+    """Add ``--params``: the file that says what the options leave out."""
+    return click.option(
+        "--params",
+        "params_path",
+        type=PATH,
+        help="Params file [default: params.yaml, where there is one].",
+    )(command)
+
+
+def feature_options(command: F) -> F:
+    """Add the options that choose what hypercolumns are made of."""
+    options = (
+        click.option(
+            "--activation",
+            type=click.Choice(["relu", "none"]),
+            help="Applied to the cached maps before resampling [default: relu].",
+        ),
+        click.option(
+            "--context",
+            help="Context taps: 'none', or a list out of 'global' and odd window sizes in cells "
+            "of the deepest tap [default: global,3,5].",
+        ),
+        click.option(
+            "--pixels-per-class", type=int, help="Samples of a class in an image [default: 3]."
+        ),
+        click.option("--sample-seed", type=int, help="Seed of the choice of pixels [default: 0]."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def has_params(path: Path | None) -> bool:
+    """Tell whether :func:`read_params` will find a file."""
+    return path is not None or PARAMS_FILE.exists()
+
+
+def read_params(path: Path | None) -> "Params":
+    """Read the given params file, or params.yaml if there is one, or give the defaults."""
+    from pipeline.params import Params, load_params
+
+    return load_params(path or PARAMS_FILE) if has_params(path) else Params()
+
+
+def features_given(options: dict[str, Any]) -> bool:
+    """Tell whether any of :func:`feature_options` was given."""
+    return any(options[name] is not None for name in _FEATURE_OPTIONS)
+
+
+def with_features(params: "Params", options: dict[str, Any]) -> "Params":
+    """Put the values of :func:`feature_options` into the params, taking them out of ``options``."""
+    from pipeline.params import override
+
+    activation, context, count, seed = (options.pop(name) for name in _FEATURE_OPTIONS)
+    scopes = None if context is None else () if context == "none" else tuple(context.split(","))
+    return params.model_copy(
+        update={
+            "features": override(params.features, {"activation": activation, "context": scopes}),
+            "samples": override(params.samples, {"pixels_per_class": count, "seed": seed}),
+        }
+    )

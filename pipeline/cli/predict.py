@@ -1,0 +1,59 @@
+"""``pipeline predict``: a head on new images."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.options import PATH, device_option, trust_option
+
+
+@click.command(
+    epilog="\b\n"
+    "Examples:\n"
+    "  pipeline predict --head dense.safetensors --weights DEFAULT --out masks photo.jpg\n"
+    "  pipeline predict --head dense.safetensors --weights squeezenet.safetensors \\\n"
+    "                   --out masks --overlay folder-of-images"
+)
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
+@click.option("--head", type=PATH, required=True, help="Head to predict with, *.safetensors.")
+@click.option(
+    "--weights",
+    required=True,
+    metavar="W",
+    help="The backbone's weights: DEFAULT, random, or a file; those it was trained on.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the masks.")
+@click.option("--overlay", is_flag=True, help="Also write the image with its mask laid over it.")
+@device_option
+@trust_option
+def predict(
+    images: tuple[Path, ...],
+    head: Path,
+    weights: str,
+    seed: int,
+    out: Path,
+    overlay: bool,
+    device: str,
+    trusted: tuple[str, ...],
+) -> None:
+    """Segment images: palette PNG masks at each image's own resolution.
+
+    The head knows its backbone, taps, preprocessing and classes; other weights than those it was
+    trained on are refused.
+    """
+    from pipeline.cli.console import Console
+    from pipeline.stages.predict import predict as run
+
+    written = run(
+        head,
+        images,
+        out,
+        weights=weights,
+        seed=seed,
+        overlay=overlay,
+        device=device,
+        trusted=trusted,
+        progress=Console(),
+    )
+    click.echo(f"{out}: {len(written)} masks")

@@ -1,0 +1,182 @@
+"""The parameters of a run: ``params.yaml``, typed, and checked once, at the edge.
+
+Every section is one stage's; what a file leaves out has the defaults given here. Options of the
+command line take precedence over the file.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.cache import Drawing
+from pipeline.errors import ParamsError
+from pipeline.hypercolumn import Features
+from pipeline.training import TrainSettings
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class ScenesParams(_Section):
+    """The embedded data set: how many images, and the seed of the drawing."""
+
+    images: int = Field(default=180, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+class DataParams(_Section):
+    """The data set: its folder, and what its labels mean where the folder does not say."""
+
+    root: str | None = None
+    classes: tuple[str, ...] | None = None
+    void: int | None = Field(default=None, ge=0, le=255)
+    scenes: ScenesParams = ScenesParams()
+
+
+class ExtractParams(_Section):
+    """Stage one, see :func:`pipeline.extract`; ``seed`` is that of random weights."""
+
+    backbone: str | None = None
+    weights: str = "DEFAULT"
+    taps: tuple[str, ...] | None = None
+    splits: tuple[str, ...] = ("train", "val")
+    input: Literal["imagenet", "raw"] = "imagenet"
+    input_size: str = "224"
+    geometry: Literal["half_pixel", "align_corners"] = "half_pixel"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    compression: Literal["gzip", "lzf"] | None = None
+    images_per_shard: int = Field(default=64, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    on_error: Literal["stop", "skip"] = "stop"
+    seed: int = Field(default=0, ge=0)
+
+
+class SamplesParams(_Section):
+    """Which pixel samples are drawn, see :class:`pipeline.cache.Drawing`."""
+
+    pixels_per_class: int = Field(default=3, ge=1)
+    void_as_background: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+class FitSparseParams(_Section):
+    """The pixel classifier, see :func:`pipeline.fit_sparse`."""
+
+    split: str = "train"
+    estimator: str = "mlp"
+    options: dict[str, Any] = {}
+    holdout: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class FitDenseParams(TrainSettings):
+    """The dense head, see :func:`pipeline.fit_dense`.
+
+    ``validate_on`` is a split, ``held-out`` or null.
+    """
+
+    split: str = "train"
+    validate_on: str | None = "val"
+    keep: Literal["best", "last"] = "best"
+
+    def settings(self) -> TrainSettings:
+        """Give the part that the trainer takes."""
+        return TrainSettings(**self.model_dump(include=set(TrainSettings.model_fields)))
+
+
+class EvaluateParams(_Section):
+    """Which split is measured."""
+
+    split: str = "val"
+
+
+class ReportParams(_Section):
+    """What the report shows beside the numbers."""
+
+    title: str = "Hypercolumn segmentation"
+    split: str = "val"
+    images: int = Field(default=6, ge=0)
+
+
+class Params(_Section):
+    """A whole ``params.yaml``; ``name`` is the folder of its cache, heads and results."""
+
+    name: str = "run"
+    data: DataParams = DataParams()
+    extract: ExtractParams = ExtractParams()
+    features: Features = Features()
+    samples: SamplesParams = SamplesParams()
+    fit_sparse: FitSparseParams = FitSparseParams()
+    fit_dense: FitDenseParams = FitDenseParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+
+    def drawing(self) -> Drawing:
+        """Give how pixel samples are drawn."""
+        return Drawing(features=self.features, **self.samples.model_dump())
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def load_params(path: Path) -> Params:
+    """Read a params file.
+
+    Raises
+    ------
+    ParamsError
+        If it is missing, is not YAML, or has an unknown key or a value out of range; the message
+        names the key and what is allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
+        ) from error
+    if content is None:
+        return Params()
+    if not isinstance(content, Mapping):
+        raise ParamsError(f"{path}: its top level is not a mapping of sections")
+    return checked(Params, content, source=str(path))
+
+
+def override(section: S, given: Mapping[str, Any]) -> S:
+    """Give a section with some values replaced, those that are not None.
+
+    Raises
+    ------
+    ParamsError
+        If a value is not allowed.
+    """
+    changes = {key: value for key, value in given.items() if value is not None}
+    return checked(type(section), section.model_dump() | changes, source="options")
+
+
+def checked(model: type[S], content: Mapping[str, Any], *, source: str) -> S:
+    """Turn a mapping into a model, and what is wrong with it into one line."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError(f"{source}: {_explain(model, error)}") from error
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg']}, but it is {first['input']!r}"
+    owner: Any = model
+    for part in first["loc"][:-1]:
+        owner = owner.model_fields[part].annotation
+    known = sorted(owner.model_fields)
+    close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+    return f"{where}: unknown key; {hint}"

@@ -1,0 +1,21 @@
+"""The versions of what computes, for the record."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+NAME = "hypercolumn-pipeline"
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py")
+
+
+def own_version() -> str:
+    """Give this software's version, or ``"0+unknown"`` where it runs without being installed."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of Python, this software and the libraries that compute."""
+    found = {"python": platform.python_version(), NAME: own_version()}
+    return found | {package: version(package) for package in _PACKAGES}

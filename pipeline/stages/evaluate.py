@@ -1,0 +1,107 @@
+"""Measure a head on a cached split: at the cache's resolution and at each image's own."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.cache import CachedSplit, FeatureCache
+from pipeline.heads import Head, load_head
+from pipeline.metrics import ConfusionMatrix
+from pipeline.progress import Progress, Silent
+from pipeline.stages.device import choose_device
+
+
+def evaluate(
+    cache: Path | str,
+    head: Path | str,
+    *,
+    split: str = "val",
+    out: Path | str | None = None,
+    device: str = "auto",
+    trusted: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a head on every image of a cached split; void pixels do not count.
+
+    Parameters
+    ----------
+    cache : Path or str
+        A cache's directory.
+    head : Path or str
+        A head made from a cache of the same identity.
+    split : str
+        Which images.
+    out : Path or str, optional
+        Where to write the result as JSON.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    trusted : sequence of str
+        See :func:`pipeline.heads.load_head`.
+    progress : Progress, optional
+        What to report to.
+
+    Returns
+    -------
+    dict
+        The keys of :meth:`pipeline.metrics.ConfusionMatrix.summary` at original resolution, the
+        official VOC protocol; the same at the network's input size under ``cache_resolution``;
+        and what was measured on what.
+
+    Raises
+    ------
+    CacheMismatchError
+        If the head was made from a cache of another identity.
+    """
+    progress = progress or Silent()
+    opened = FeatureCache(cache)
+    where = choose_device(device)
+    loaded = load_head(head, trusted=trusted).to(where)
+    opened.require(loaded.info.identity, what=f"the head {head}")
+    images = opened[split]
+    classes, void = opened.identity.classes, opened.identity.void
+    original, cached = (ConfusionMatrix(len(classes), void) for _ in range(2))
+    for image_id in progress.track(
+        images.image_ids, total=len(images), unit="images", what=f"evaluating {split}"
+    ):
+        scores = score_image(loaded, images, image_id, where)
+        cached.update(images.label(image_id), labels_of(scores))
+        truth = images.label_original(image_id)
+        original.update(truth, labels_of(scores, (truth.shape[0], truth.shape[1])))
+    opened.close()
+    result = {
+        **original.summary(classes),
+        "cache_resolution": cached.summary(classes),
+        "split": split,
+        "images": len(images),
+        "head": {
+            "stage": loaded.info.stage,
+            "estimator": loaded.info.estimator,
+            "selected_on": loaded.info.selected_on,
+        },
+        "fingerprint": opened.identity.fingerprint,
+    }
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def score_image(head: Head, split: CachedSplit, image_id: str, device: torch.device) -> Tensor:
+    """Score every pixel of a cached image, (n_classes, H, W), at the network's input size."""
+    maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
+    height, width = split.size(image_id)
+    return head.scores(maps, (height, width))
+
+
+def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Turn scores (n_classes, H, W) into labels, resampled bilinearly to ``size`` first."""
+    if size is not None and tuple(scores.shape[1:]) != size:
+        scores = interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+    return scores.argmax(dim=0).to(torch.uint8).cpu().numpy()

@@ -1,0 +1,304 @@
+"""Stage two, second half: the classifier as 1x1 convolutions, trained on every pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.cache import CachedSplit, FeatureCache
+from pipeline.errors import HeadError
+from pipeline.heads import Head, HeadInfo, load_head, save_head
+from pipeline.metrics import ConfusionMatrix
+from pipeline.progress import Progress, Silent
+from pipeline.software import versions
+from pipeline.stages.device import choose_device
+from pipeline.stages.evaluate import labels_of, score_image
+from pipeline.training import DenseTrainer, TrainingRun, TrainSettings
+
+HELD_OUT = "held-out"
+"""In place of a split's name: the training images that the initial head was not fitted on."""
+
+
+@dataclass(frozen=True)
+class FitDenseResult:
+    """What was trained.
+
+    Attributes
+    ----------
+    head : Path
+        The file that was written.
+    history : dict of str to list
+        Per epoch, the initial head as epoch 0: ``epoch``, ``train_loss``, ``val_loss``,
+        ``val_pixel_accuracy``, ``val_mean_iou``; and ``best_epoch``, the one that was kept.
+    """
+
+    head: Path
+    history: dict[str, Any]
+
+
+def fit_dense(
+    cache: Path | str,
+    init: Path | str,
+    out: Path | str,
+    *,
+    split: str = "train",
+    settings: TrainSettings | None = None,
+    validate_on: str | None = "val",
+    keep: Literal["best", "last"] = "best",
+    history: Path | str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> FitDenseResult:
+    """Train a dense head on every pixel of every training image, from the cache alone.
+
+    After every epoch a checkpoint is written beside ``out``; a run that was interrupted goes on
+    from it to the same result, and it is removed at the end.
+
+    Parameters
+    ----------
+    cache : Path or str
+        A cache's directory.
+    init : Path or str
+        The head to begin with.
+    out : Path or str
+        The head to write.
+    split : str
+        The training images.
+    settings : TrainSettings, optional
+        Epochs, optimiser, class weights, seed.
+    validate_on : str or None
+        What the metrics of every epoch are measured on: a split; or ``"held-out"``, the training
+        images that the sparse classifier was not fitted on, and that are then not trained on
+        either; or nothing.
+    keep : {"best", "last"}
+        Which epoch becomes the head: that of the best mean IoU in validation, or the last. Without
+        validation it is the last.
+    history : Path or str, optional
+        Where to write the history as CSV.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    progress : Progress, optional
+        What to report to.
+
+    Returns
+    -------
+    FitDenseResult
+
+    Raises
+    ------
+    HeadError
+        If ``init`` has no layers to train.
+    CacheMismatchError
+        If ``init`` was made from a cache of another identity.
+    """
+    out, progress = Path(out), progress or Silent()
+    settings = settings or TrainSettings()
+    opened = FeatureCache(cache)
+    where = choose_device(device)
+    begin = load_head(init)
+    if begin.dense is None:
+        raise HeadError(
+            f"{init}: a {begin.info.estimator} predicts in blocks and cannot become a dense head; "
+            "begin with mlp, torch-mlp, logistic, svm or sgd"
+        )
+    opened.require(begin.info.identity, what=f"the head {init}")
+    training, validation = _divide(opened, begin, split, validate_on)
+    if validation is None:
+        keep = "last"
+    trainer = DenseTrainer(
+        begin,
+        settings,
+        steps_per_epoch=-(-len(training.image_ids) // settings.batch_size),
+        class_pixels=_class_pixels(training, settings),
+        device=where,
+    )
+    run = TrainingRun(
+        trainer,
+        checkpoint=out.with_name(out.name + ".checkpoint"),
+        key=_run_key(begin, settings, training, validation, keep),
+        keep_best=keep == "best",
+    )
+    if run.resume():
+        progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
+    else:
+        run.record(train_loss=None, validation=_validate(begin, trainer, validation, where))
+        progress.say(_latest(run.history))
+    for epoch in range(run.epochs_done + 1, settings.epochs + 1):
+        loss = _train_epoch(begin, trainer, training, settings, epoch, where, progress)
+        run.record(train_loss=loss, validation=_validate(begin, trainer, validation, where))
+        run.save()
+        progress.say(_latest(run.history))
+    run.finish()
+
+    info = HeadInfo(
+        stage="dense",
+        estimator=begin.info.estimator,
+        identity=begin.info.identity,
+        features=begin.info.features,
+        activation=begin.info.activation,
+        settings={
+            "sparse": begin.info.settings,
+            **settings.model_dump(mode="json"),
+            "split": split,
+            "validate_on": validate_on,
+            "keep": keep,
+        },
+        held_out=begin.info.held_out if validate_on == HELD_OUT else (),
+        metrics={**begin.info.metrics, "history": run.history},
+        selected_on=None if validation is None or keep == "last" else validation.name,
+        software=versions(),
+    )
+    save_head(out, replace(begin, info=info, dense=trainer.dense()))
+    if history is not None:
+        run.write_history(Path(history))
+    run.checkpoint.unlink(missing_ok=True)
+    opened.close()
+    return FitDenseResult(out, run.history)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Some of the images of a cached split."""
+
+    name: str
+    split: CachedSplit
+    image_ids: tuple[str, ...]
+
+
+def _divide(
+    cache: FeatureCache, begin: Head, split: str, validate_on: str | None
+) -> tuple[_Images, _Images | None]:
+    """Choose the images to train and to validate on."""
+    cached = cache[split]
+    ids = cached.image_ids
+    if validate_on is None:
+        return _Images(split, cached, ids), None
+    if validate_on != HELD_OUT:
+        other = cache[validate_on]
+        return _Images(split, cached, ids), _Images(validate_on, other, other.image_ids)
+    held_out = tuple(i for i in ids if i in set(begin.info.held_out))
+    if not held_out:
+        raise HeadError(
+            f"the initial head held no image of '{split}' out; fit it with --holdout 0.1, "
+            "or validate on another split"
+        )
+    rest = tuple(i for i in ids if i not in set(held_out))
+    return _Images(split, cached, rest), _Images(HELD_OUT, cached, held_out)
+
+
+def _class_pixels(images: _Images, settings: TrainSettings) -> Tensor:
+    """Count the training pixels of each class; zeros where nobody will ask for them."""
+    identity = images.split.identity
+    counts = np.zeros(256, np.int64)
+    if settings.class_weights == "inverse":
+        for image_id in images.image_ids:
+            label = images.split.label(image_id, void_as_background=settings.void_as_background)
+            counts += np.bincount(label[label != identity.void], minlength=256)
+    return torch.from_numpy(counts[: len(identity.classes)])
+
+
+def _run_key(
+    begin: Head,
+    settings: TrainSettings,
+    training: _Images,
+    validation: _Images | None,
+    keep: str,
+) -> str:
+    """Hash everything that decides the outcome of a run."""
+    hasher = xxhash.xxh3_128(begin.info.identity.fingerprint.encode())
+    parts = [settings.model_dump_json(), keep, begin.info.features.model_dump_json()]
+    for images in (training, validation):
+        if images is not None:
+            parts += [f"{i} {sorted(images.split.sources(i).items())}" for i in images.image_ids]
+    hasher.update("\n".join(parts).encode())
+    if begin.dense is not None:
+        for parameter in begin.dense.parameters():
+            hasher.update(parameter.detach().numpy().data)
+    return hasher.hexdigest()
+
+
+def _train_epoch(
+    head: Head,
+    trainer: DenseTrainer,
+    images: _Images,
+    settings: TrainSettings,
+    epoch: int,
+    device: torch.device,
+    progress: Progress,
+) -> float:
+    """Pass over all training images once, in an order of their own for every epoch."""
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(images.image_ids))
+    shuffled = [images.image_ids[i] for i in order]
+    losses: list[float] = []
+    batch: list[str] = []
+    for image_id in progress.track(
+        shuffled, total=len(shuffled), unit="images", what=f"epoch {epoch}/{settings.epochs}"
+    ):
+        batch.append(image_id)
+        if len(batch) == settings.batch_size or image_id == shuffled[-1]:
+            losses.append(trainer.step(_load(head, images.split, batch, settings, device)))
+            batch = []
+    return float(np.mean(losses))
+
+
+def _load(
+    head: Head,
+    split: CachedSplit,
+    image_ids: Sequence[str],
+    settings: TrainSettings,
+    device: torch.device,
+) -> list[tuple[list[Tensor], Tensor]]:
+    loaded = []
+    for image_id in image_ids:
+        maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
+        label = split.label(image_id, void_as_background=settings.void_as_background)
+        loaded.append((head.info.features.apply(maps), torch.from_numpy(label)))
+    return loaded
+
+
+def _validate(
+    begin: Head, trainer: DenseTrainer, images: _Images | None, device: torch.device
+) -> dict[str, float | None]:
+    """Measure the head as it is now, at the network's input size; void does not count."""
+    if images is None:
+        return {}
+    head = replace(begin, dense=trainer.dense()).to(device)
+    identity = begin.info.identity
+    matrix = ConfusionMatrix(len(identity.classes), identity.void)
+    loss, pixels = 0.0, 0
+    for image_id in images.image_ids:
+        scores = score_image(head, images.split, image_id, device)
+        label = images.split.label(image_id)
+        matrix.update(label, labels_of(scores))
+        truth = torch.from_numpy(label).to(device).long()[None]
+        loss += float(
+            cross_entropy(scores[None], truth, ignore_index=identity.void, reduction="sum")
+        )
+        pixels += int((label != identity.void).sum())
+    summary = matrix.summary(identity.classes)
+    return {
+        "val_loss": loss / pixels if pixels else None,
+        "val_pixel_accuracy": summary["pixel_accuracy"],
+        "val_mean_iou": summary["mean_iou"],
+    }
+
+
+def _latest(history: dict[str, Any]) -> str:
+    """Put the latest epoch into a line."""
+    values = [
+        (text, history[name][-1])
+        for text, name in (
+            ("training loss", "train_loss"),
+            ("validation loss", "val_loss"),
+            ("pixel accuracy", "val_pixel_accuracy"),
+            ("mean IoU", "val_mean_iou"),
+        )
+    ]
+    told = ", ".join(f"{text} {value:.4f}" for text, value in values if value is not None)
+    return f"epoch {history['epoch'][-1]}: {told}" if told else f"epoch {history['epoch'][-1]}"

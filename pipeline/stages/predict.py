@@ -1,0 +1,165 @@
+"""A head on new images: from image files to palette masks at each image's own resolution."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbones import Backbone, Preprocessing, load_backbone
+from pipeline.data import list_images, read_image, write_mask, write_overlay
+from pipeline.errors import BackboneError, DataError, HeadError
+from pipeline.heads import Head, load_head
+from pipeline.progress import Progress, Silent
+from pipeline.stages.device import choose_device
+from pipeline.stages.evaluate import labels_of
+
+
+class Segmenter:
+    """A head with its backbone: images in, labels out.
+
+    Parameters
+    ----------
+    head : Path or str
+        The head's file.
+    weights : str or Path
+        The backbone's weights: ``"DEFAULT"``, ``"random"`` or a file.
+    seed : int
+        Of random weights.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    trusted : sequence of str
+        See :func:`pipeline.heads.load_head`.
+
+    Raises
+    ------
+    HeadError
+        If the head cannot be read, or the weights are not those it was trained on.
+    WeightsError
+        If the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        head: Path | str,
+        *,
+        weights: str | Path,
+        seed: int = 0,
+        device: str = "auto",
+        trusted: Sequence[str] = (),
+    ) -> None:
+        self._device = choose_device(device)
+        self.head: Head = load_head(head, trusted=trusted).to(self._device)
+        identity = self.head.info.identity
+        self.backbone: Backbone = load_backbone(
+            identity.backbone,
+            weights=weights,
+            taps=[f"{tap.name}={'+'.join(tap.modules)}" for tap in identity.taps],
+            seed=seed,
+            device=self._device,
+        )
+        if self.backbone.weights_digest != identity.weights:
+            raise HeadError(
+                f"{head}: trained on {identity.backbone} weights {identity.weights}, but "
+                f"{weights} are {self.backbone.weights_digest}; give the weights it was trained on"
+            )
+        self.preprocessing = Preprocessing.from_dict(identity.preprocessing)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, ..."""
+        return self.head.info.identity.classes
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Label every pixel of an image.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3)
+            RGB.
+
+        Returns
+        -------
+        array of uint8, shape (H, W)
+        """
+        resized = self.preprocessing.resize_image(image)
+        inputs = torch.from_numpy(self.preprocessing.normalize(resized))[None].to(self._device)
+        names = [tap.name for tap in self.backbone.taps]
+        maps = dict(zip(names, self.backbone(inputs), strict=True))
+        used = [maps[name][0].float() for name in self.head.taps]
+        scores = self.head.scores(used, (resized.shape[0], resized.shape[1]))
+        return labels_of(scores, (image.shape[0], image.shape[1]))
+
+
+def predict(
+    head: Path | str,
+    images: Sequence[Path | str],
+    out: Path | str,
+    *,
+    weights: str | Path,
+    seed: int = 0,
+    overlay: bool = False,
+    device: str = "auto",
+    trusted: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Segment images and write palette PNG masks, ``<name of the image>.png``.
+
+    Parameters
+    ----------
+    head, weights, seed, device, trusted
+        As :class:`Segmenter` takes them.
+    images : sequence of Path or str
+        Image files, and folders of image files.
+    out : Path or str
+        Folder for the masks, made if need be.
+    overlay : bool
+        Whether to write ``<name>-overlay.png`` as well, the mask laid over the image.
+    progress : Progress, optional
+        What to report to.
+
+    Returns
+    -------
+    list of Path
+        The masks.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read, or two would give masks of one name.
+    """
+    out, progress = Path(out), progress or Silent()
+    sources = _sources([Path(image) for image in images], out)
+    segment = Segmenter(head, weights=weights, seed=seed, device=device, trusted=trusted)
+    out.mkdir(parents=True, exist_ok=True)
+    for mask_path, source in progress.track(
+        sources.items(), total=len(sources), unit="images", what="predicting"
+    ):
+        image = read_image(source)
+        try:
+            labels = segment(image)
+        except BackboneError as error:
+            raise DataError(f"{source}: cannot go through the backbone; {error}") from error
+        write_mask(mask_path, labels)
+        if overlay:
+            path = mask_path.with_name(f"{mask_path.stem}-overlay.png")
+            write_overlay(path, image, labels)
+    return list(sources)
+
+
+def _sources(images: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Give every image file with the mask it will become."""
+    files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
+    sources: dict[Path, Path] = {}
+    for file in files:
+        mask = out / f"{file.stem}.png"
+        if mask in sources:
+            raise DataError(
+                f"{file} and {sources[mask]} would both become {mask}; "
+                "predict them into two folders"
+            )
+        if mask.resolve() == file.resolve():
+            raise DataError(f"{file}: would be overwritten by its mask; give another --out")
+        sources[mask] = file
+    return sources

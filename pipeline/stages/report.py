@@ -1,0 +1,187 @@
+"""The report: figures as PNG files and one page of HTML, from the cache, the heads and metrics."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache import FeatureCache
+from pipeline.data import VOC_PALETTE
+from pipeline.errors import ParamsError
+from pipeline.heads import Head, load_head
+from pipeline.progress import Progress, Silent
+from pipeline.reporting import (
+    HeadReport,
+    Picture,
+    ReportContent,
+    plot_class_iou,
+    plot_comparison,
+    plot_confusion,
+    plot_history,
+    write_page,
+)
+from pipeline.stages.device import choose_device
+from pipeline.stages.evaluate import labels_of, score_image
+
+
+def report(
+    cache: Path | str,
+    heads: Mapping[str, Path | str],
+    metrics: Mapping[str, Path | str],
+    out: Path | str,
+    *,
+    title: str = "Hypercolumn segmentation",
+    split: str = "val",
+    images: int = 6,
+    device: str = "auto",
+    trusted: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Path:
+    """Write ``index.html``, which needs no other file, and the figures in it as PNG files.
+
+    Parameters
+    ----------
+    cache : Path or str
+        The cache the heads were made from; the pictures are read from it too.
+    heads : mapping of name to path
+        The heads to show, in order.
+    metrics : mapping of name to path
+        For each head what :func:`pipeline.evaluate` wrote.
+    out : Path or str
+        Folder to write.
+    title : str
+        Of the page.
+    split : str
+        Where the pictures are from.
+    images : int
+        How many pictures, spread evenly over the split: the same ones every time.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    trusted : sequence of str
+        See :func:`pipeline.heads.load_head`.
+    progress : Progress, optional
+        What to report to.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    out, progress = Path(out), progress or Silent()
+    if heads.keys() != metrics.keys():
+        odd = sorted(heads.keys() ^ metrics.keys())[0]
+        raise ParamsError(f"'{odd}' needs both a head and its metrics")
+    opened = FeatureCache(cache)
+    loaded = {name: load_head(path, trusted=trusted) for name, path in heads.items()}
+    for name, head in loaded.items():
+        opened.require(head.info.identity, what=f"the head {heads[name]}")
+    measured = {name: _read_metrics(Path(path)) for name, path in metrics.items()}
+    classes = opened.identity.classes
+    out.mkdir(parents=True, exist_ok=True)
+
+    comparisons = []
+    if images:
+        path = out / "comparison.png"
+        rows = _comparison_rows(opened, loaded, split, images, device, progress)
+        plot_comparison(rows, classes, VOC_PALETTE, path, void=opened.identity.void)
+        comparisons.append(
+            Picture(path, "Images, their truth and each head's prediction, side by side")
+        )
+    histories = []
+    for name, head in loaded.items():
+        if history := head.info.metrics.get("history"):
+            path = out / f"history-{name}.png"
+            plot_history(history, path)
+            histories.append(
+                Picture(path, f"Loss, accuracy and IoU of '{name}' per epoch", f"Head: {name}")
+            )
+    iou_path = out / "class-iou.png"
+    plot_class_iou({name: values["iou"] for name, values in measured.items()}, iou_path)
+    confusions = []
+    for name, values in measured.items():
+        path = out / f"confusion-{name}.png"
+        plot_confusion(values["confusion_matrix"], classes, path)
+        confusions.append(
+            Picture(path, f"Confusion matrix of '{name}', rows are true classes", f"Head: {name}")
+        )
+    page = write_page(
+        out / "index.html",
+        ReportContent(
+            title=title,
+            subtitle=_subtitle(opened, split),
+            heads=tuple(
+                HeadReport(name, measured[name], metadata=_metadata(head))
+                for name, head in loaded.items()
+            ),
+            comparisons=tuple(comparisons),
+            histories=tuple(histories),
+            class_ious=(Picture(iou_path, "IoU of every class for each head"),),
+            confusions=tuple(confusions),
+            provenance={
+                "Cache": {
+                    "fingerprint": opened.identity.fingerprint,
+                    **opened.identity.model_dump(mode="json", exclude={"taps"}),
+                    "taps": ", ".join(
+                        f"{tap.name} ({tap.channels} channels, stride {tap.stride})"
+                        for tap in opened.identity.taps
+                    ),
+                },
+                "Software": opened[split].details["software"],
+            },
+        ),
+    )
+    opened.close()
+    return page
+
+
+def _comparison_rows(
+    cache: FeatureCache,
+    heads: Mapping[str, Head],
+    split: str,
+    count: int,
+    device: str,
+    progress: Progress,
+) -> list[tuple[str, Any, Any, dict[str, Any]]]:
+    images, where = cache[split], choose_device(device)
+    positions = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round())
+    chosen = [images.image_ids[int(position)] for position in positions]
+    moved = {name: head.to(where) for name, head in heads.items()}
+    rows = []
+    for image_id in progress.track(chosen, total=len(chosen), unit="images", what="drawing"):
+        predictions = {
+            name: labels_of(score_image(head, images, image_id, where))
+            for name, head in moved.items()
+        }
+        rows.append((image_id, images.image(image_id), images.label(image_id), predictions))
+    return rows
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run 'pipeline evaluate' first") from error
+    except ValueError as error:
+        raise ParamsError(f"{path}: not JSON; run 'pipeline evaluate' again") from error
+    if missing := {"mean_iou", "iou", "confusion_matrix", "cache_resolution"} - metrics.keys():
+        raise ParamsError(f"{path}: lacks {sorted(missing)[0]}; run 'pipeline evaluate' again")
+    return metrics
+
+
+def _metadata(head: Head) -> dict[str, Any]:
+    info = head.info
+    found: dict[str, Any] = {"stage": info.stage, "estimator": info.estimator}
+    found |= {"features": info.features.model_dump(mode="json"), "settings": info.settings}
+    if info.selected_on:
+        found["epoch chosen on"] = info.selected_on
+    return found
+
+
+def _subtitle(cache: FeatureCache, split: str) -> str:
+    images = cache[split]
+    return (
+        f"{cache.identity.backbone} on {images.details['dataset']}, measured on the "
+        f"{len(images)} images of '{split}'"
+    )

@@ -1,0 +1,214 @@
+"""One optimiser step after another over whole images.
+
+The head's first layer is trained in units of the standardised hypercolumn, ``W' = W sigma`` and
+``b' = b + W mu``: the channels of a backbone differ in scale by orders of magnitude, and an
+optimiser that moves every weight alike needs them levelled. The head that comes out has the scaler
+folded in again.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pipeline.errors import HeadError
+from pipeline.heads import Head
+from pipeline.hypercolumn import DenseHead, backpropagate
+from pipeline.training.balance import ClassWeights, inverse_frequency
+
+
+class TrainSettings(BaseModel):
+    """How the dense head is trained.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over all training images.
+    batch_size : int
+        Images per optimiser step.
+    learning_rate : float
+        Adam's, at the start.
+    schedule : {"cosine", "constant"}
+        How the learning rate goes on: to zero along half a cosine, or as it is.
+    weight_decay : float
+        Decoupled (AdamW), on the weights, not the biases.
+    class_weights : {"none", "inverse", "batch"}
+        Inverse class frequency over the training set, or over each batch.
+    void_as_background : bool
+        Train void pixels as class 0 instead of leaving them out.
+    seed : int
+        Of the order of images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=6, ge=0)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    class_weights: ClassWeights = "none"
+    void_as_background: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+class DenseTrainer:
+    """The state of a training run.
+
+    Parameters
+    ----------
+    head : Head
+        A head with layers; it is not changed.
+    settings : TrainSettings
+    steps_per_epoch : int
+        Optimiser steps in one epoch, for the schedule.
+    class_pixels : Tensor of int64, shape (n_classes,)
+        Pixels of each class in the training set, for ``class_weights="inverse"``.
+    device : torch.device
+        Where to compute.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        settings: TrainSettings,
+        *,
+        steps_per_epoch: int,
+        class_pixels: Tensor,
+        device: torch.device,
+    ) -> None:
+        dense = head.dense
+        if dense is None:
+            raise HeadError(
+                "a head without layers cannot be trained; fit mlp, logistic, svm or sgd"
+            )
+        self.settings = settings
+        self.device = device
+        self.void = head.info.identity.void
+        self._head = DenseHead(
+            list(dense.weights),
+            list(dense.biases),
+            channels=dense.channels,
+            geometry=dense.geometry,
+            activation=dense.activation,
+        ).to(device)
+        width = sum(dense.channels)
+        mean = torch.zeros(width) if head.input_mean is None else head.input_mean
+        scale = torch.ones(width) if head.input_scale is None else head.input_scale
+        self._mean, self._scale = mean.to(device), scale.to(device)
+        with torch.no_grad():
+            self._head.biases[0] += self._head.weights[0] @ self._mean
+            self._head.weights[0] *= self._scale
+        self._class_weights = (
+            inverse_frequency(class_pixels).to(device)
+            if settings.class_weights == "inverse"
+            else None
+        )
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self._head.weights), "weight_decay": settings.weight_decay},
+                {"params": list(self._head.biases), "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+        )
+        self._steps = 0
+        self._total_steps = max(1, settings.epochs * steps_per_epoch)
+
+    def step(self, batch: Sequence[tuple[Sequence[Tensor], Tensor]]) -> float:
+        """Take one optimiser step.
+
+        Parameters
+        ----------
+        batch : sequence of (maps, label)
+            For each image the maps that hypercolumns are read from, float (C_t, h_t, w_t), and its
+            label, uint8 (H, W).
+
+        Returns
+        -------
+        float
+            The loss: weighted mean of the cross-entropy over the batch's pixels.
+        """
+        labels = [label.to(self.device).long() for _, label in batch]
+        class_weights = self._class_weights
+        pixels = torch.stack([self._count(label) for label in labels]).sum(dim=0)
+        if self.settings.class_weights == "batch":
+            class_weights = inverse_frequency(pixels)
+        weighted = pixels if class_weights is None else pixels * class_weights
+        normalizer = float(weighted.sum())
+        if normalizer == 0:
+            return 0.0
+
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self._optimizer.zero_grad()
+        loss = 0.0
+        for (maps, _), label in zip(batch, labels, strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+                weight = self._head.weights[0] / self._scale
+                bias = self._head.biases[0] - weight @ self._mean
+                size = (label.shape[0], label.shape[1])
+                table, plan = self._head.project(maps, size, weight, bias)
+                loss += backpropagate(
+                    self._head,
+                    table,
+                    plan,
+                    label.flatten(),
+                    void=self.void,
+                    class_weights=class_weights,
+                    normalizer=normalizer,
+                )
+        self._optimizer.step()
+        self._steps += 1
+        return loss
+
+    def dense(self) -> DenseHead:
+        """Give the head as it is now, the scaler folded in."""
+        with torch.no_grad():
+            weight = self._head.weights[0] / self._scale
+            bias = self._head.biases[0] - weight @ self._mean
+            return DenseHead(
+                [weight, *self._head.weights[1:]],
+                [bias, *self._head.biases[1:]],
+                channels=self._head.channels,
+                geometry=self._head.geometry,
+                activation=self._head.activation,
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        """Give everything that a later :meth:`restore` needs, as tensors."""
+        tensors = {f"head.{name}": p.detach() for name, p in self._head.named_parameters()}
+        for index, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors["steps"] = torch.tensor(self._steps)
+        return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from a state: what follows equals what would have followed then."""
+        with torch.no_grad():
+            for name, parameter in self._head.named_parameters():
+                parameter.copy_(tensors[f"head.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = tensor
+        whole = self._optimizer.state_dict()
+        self._optimizer.load_state_dict({**whole, "state": state})
+        self._steps = int(tensors["steps"])
+
+    @property
+    def _mixed(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _count(self, label: Tensor) -> Tensor:
+        labelled = label[label != self.void]
+        return torch.bincount(labelled, minlength=self._head.n_classes)
+
+    def _learning_rate(self) -> float:
+        if self.settings.schedule == "constant":
+            return self.settings.learning_rate
+        progress = min(1.0, self._steps / self._total_steps)
+        return self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
