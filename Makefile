@@ -1,0 +1,43 @@
+# Two commands do everything, set-up included: `make repro` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RECIPE ?=
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: help repro test check format clean
+
+help:
+	@echo "make repro                 run the main job as params.yaml says (the embedded scenes)"
+	@echo "make repro RECIPE=NAME     the same with recipes/NAME.yaml: $(notdir $(basename $(wildcard recipes/*.yaml)))"
+	@echo "make test                  linters, type checks and the whole test suite"
+	@echo "make format                let ruff put the code in order"
+	@echo "make clean                 remove the environment and caches of tools"
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# A recipe is a whole params file: it takes the place of params.yaml, where git shows the change.
+repro: $(STAMP)
+	$(if $(RECIPE),cp recipes/$(RECIPE).yaml params.yaml)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc metrics show
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
