@@ -153,7 +153,8 @@ class Head:
         pixels = torch.arange(size[0] * size[1])
         for block in torch.split(pixels, _BLOCK_PIXELS):
             ys, xs = torch.div(block, size[1], rounding_mode="floor"), block % size[1]
-            columns = hypercolumns_at(used, ys, xs, size, self.info.identity.geometry).numpy()
+            read = hypercolumns_at(used, ys, xs, size, self.info.identity.geometry)
+            columns = read.cpu().numpy()
             if hasattr(self.estimator, "predict_proba"):
                 scores = torch.zeros(len(block), n_classes)
                 known = torch.from_numpy(np.asarray(self.estimator.classes_, np.int64))

@@ -80,15 +80,21 @@ class Identity(BaseModel):
     def differences(self, other: "Identity") -> list[str]:
         """Say field by field where ``other`` is not the same: ``"dtype: float16, not int8"``."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        if self.tap_names != other.tap_names:
+            mine["taps"], theirs["taps"] = self.tap_names, other.tap_names
         return [
-            f"{field}: {_short(mine[field])}, not {_short(theirs[field])}"
+            f"{field}: {_contrast(mine[field], theirs[field])}"
             for field in mine
             if mine[field] != theirs[field]
         ]
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = [tap["name"] for tap in value]
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _contrast(mine: Any, theirs: Any) -> str:
+    """Put two values side by side, the long ones from shortly before where they part."""
+    texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in (mine, theirs)]
+    pairs = enumerate(zip(*texts, strict=False))
+    start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - 20)
+    return ", not ".join(
+        text if len(text) <= 80 else "..." * (start > 0) + text[start : start + 70] + "..."
+        for text in texts
+    )

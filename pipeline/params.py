@@ -5,17 +5,20 @@ command line take precedence over the file.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.cache import Drawing
 from pipeline.errors import ParamsError
 from pipeline.hypercolumn import Features
 from pipeline.training import TrainSettings
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class _Section(BaseModel):
@@ -25,7 +28,7 @@ class _Section(BaseModel):
 class ScenesParams(_Section):
     """The embedded data set: how many images, and the seed of the drawing."""
 
-    images: int = Field(default=180, ge=2)
+    images: int = Field(default=180, ge=3)
     seed: int = Field(default=0, ge=0)
 
 
@@ -72,6 +75,15 @@ class FitSparseParams(_Section):
     options: dict[str, Any] = {}
     holdout: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("options")
+    @classmethod
+    def _numbers_are_numbers(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Take 1e-3 for a number: in YAML 1.1 it is a word, for want of a dot."""
+        return {
+            name: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+            for name, value in options.items()
+        }
 
 
 class FitDenseParams(TrainSettings):

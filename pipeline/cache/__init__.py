@@ -13,7 +13,13 @@ from pipeline.cache.samples import (
     samples_path,
     write_samples,
 )
-from pipeline.cache.shards import ImageRecord, ShardPlan, plan_shards, write_shard
+from pipeline.cache.shards import (
+    ImageRecord,
+    ShardPlan,
+    plan_shards,
+    remove_other_shards,
+    write_shard,
+)
 
 __all__ = [
     "BYTES_PER_VALUE",
@@ -27,6 +33,7 @@ __all__ = [
     "draw_samples",
     "plan_shards",
     "read_samples",
+    "remove_other_shards",
     "samples_are_current",
     "samples_path",
     "write_index",

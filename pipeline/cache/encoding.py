@@ -42,7 +42,9 @@ def encode(
             "check its weights"
         )
     if dtype == "int8":
-        scale = np.where(peak > 0, peak / 127, 1).astype(np.float32)
+        # Below the normal numbers a quotient has too few bits left to serve as a scale.
+        smallest = 127 * np.finfo(np.float32).tiny
+        scale = np.where(peak >= smallest, peak / 127, 1).astype(np.float32)
         return np.rint(values / scale[:, None, None]).astype(np.int8), scale
     if dtype == "float16" and peak.max() > np.finfo(np.float16).max:
         raise CacheOverflowError(

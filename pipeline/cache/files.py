@@ -13,13 +13,16 @@ from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from pipeline.identity import FORMAT, FORMAT_VERSION, Identity
 
 REMEDY = "delete it and run 'pipeline extract' again"
+UNREADABLE = (KeyError, OSError, RuntimeError, ValueError)
+"""What h5py raises where a file is damaged, or does not hold what it should."""
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[h5py.File]:
     """Open ``path`` for writing under the name ``*.partial``; on success, fsync and rename it."""
     partial = path.with_name(path.name + ".partial")
-    with h5py.File(partial, "w", track_order=True) as file:
+    # Since format 1.10 HDF5 checks its own structures; damage in older ones crashes the library.
+    with h5py.File(partial, "w", track_order=True, libver="v110") as file:
         yield file
     sync(partial)
     partial.replace(path)
@@ -76,7 +79,7 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise CacheDamagedError(f"{path}: not a readable HDF5 file; {REMEDY} ({error})") from error
+        raise _damaged(path, "not a readable HDF5 file", error) from error
     try:
         if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != kind:
             raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
@@ -92,7 +95,12 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
     except CacheError:
         file.close()
         raise
-    except (KeyError, ValueError, OSError, RuntimeError) as error:
+    except UNREADABLE as error:
         file.close()
-        raise CacheDamagedError(f"{path}: the header is damaged; {REMEDY} ({error})") from error
+        raise _damaged(path, "the header is damaged", error) from error
     return file, identity, details
+
+
+def _damaged(path: Path, what: str, error: Exception) -> CacheDamagedError:
+    reason = str(error).partition("\n")[0]
+    return CacheDamagedError(f"{path}: {what}; {REMEDY} ({reason})")

@@ -4,6 +4,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.encoding import decode, digest
-from pipeline.cache.files import REMEDY, open_described
+from pipeline.cache.files import REMEDY, UNREADABLE, open_described
 from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 from pipeline.identity import Identity
 
@@ -164,7 +165,7 @@ def _find_shards(directory: Path) -> tuple[dict[str, int], dict[str, list[Path]]
         if parts.setdefault(split, expected) != expected:
             raise CacheMismatchError(
                 f"{file}: split {split} lies there in {parts[split]} parts as well; "
-                "run 'pipeline extract' again to remove the other division"
+                "run 'pipeline extract --replace' to remove the other division"
             )
         shards.setdefault(split, []).append(file)
     if not shards:
@@ -217,37 +218,39 @@ class CachedSplit:
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Give an image's size (H, W) as the backbone saw it."""
-        height, width = self._group(image_id)["label"].shape
+        with self._damage_named(image_id, "label") as group:
+            height, width = group["label"].shape
         return int(height), int(width)
 
     def sources(self, image_id: str) -> dict[str, str]:
         """Give the digests of the files an image was made from."""
-        return {key: str(value) for key, value in self._group(image_id).attrs.items()}
+        with self._damage_named(image_id) as group:
+            return {key: str(value) for key, value in group.attrs.items()}
 
     def arrays(self, image_id: str) -> Iterator[tuple[str, NDArray[Any]]]:
         """Read everything that is stored for an image: names and arrays, as stored."""
-        for name in self._group(image_id):
+        with self._damage_named(image_id) as group:
+            names = tuple(group)
+        for name in names:
             yield name, self._read(image_id, name)[0]
 
-    def _group(self, image_id: str) -> h5py.Group:
-        if image_id not in self.where:
-            raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
-        return self._handles.get(self.where[image_id])[image_id]
-
     def _read(self, image_id: str, name: str) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        group = self._group(image_id)
-        try:
+        with self._damage_named(image_id, name) as group:
             dataset = group[name]
-            stored, scale, expected = (
-                dataset[()],
-                dataset.attrs.get("scale"),
-                dataset.attrs["xxh3"],
-            )
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(image_id, name) from error
-        if digest(stored, scale) != expected:
-            raise self._damaged(image_id, name)
+            stored, scale = dataset[()], dataset.attrs.get("scale")
+            if digest(stored, scale) != dataset.attrs["xxh3"]:
+                raise ValueError("another digest")
         return stored, scale
 
-    def _damaged(self, image_id: str, name: str) -> CacheDamagedError:
-        return CacheDamagedError(f"{self.where[image_id]}: {image_id}/{name} is damaged; {REMEDY}")
+    @contextmanager
+    def _damage_named(self, image_id: str, name: str = "") -> Iterator[h5py.Group]:
+        """Give an image's group; what h5py raises becomes an error that says where."""
+        if image_id not in self.where:
+            raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
+        path = self.where[image_id]
+        file = self._handles.get(path)
+        try:
+            yield file[image_id]
+        except UNREADABLE as error:
+            what = f"{image_id}/{name}" if name else image_id
+            raise CacheDamagedError(f"{path}: {what} is damaged; {REMEDY}") from error

@@ -163,6 +163,7 @@ def write_samples(path: Path, samples: Samples, split: CachedSplit, identity: Id
             array = getattr(samples, name)
             file.create_dataset(name, data=array).attrs["xxh3"] = digest(array)
         file["image_ids"] = list(samples.image_ids)
+        file["image_ids"].attrs["xxh3"] = digest(_as_bytes(samples.image_ids))
         details = {
             "split": split.name,
             "drawing": samples.drawing.model_dump(mode="json"),
@@ -186,15 +187,26 @@ def read_samples(path: Path) -> Samples:
     file, _, details = open_described(path, "samples")
     arrays = {}
     with file:
-        for name in _ARRAYS:
+        for name in (*_ARRAYS, "image_ids"):
             try:
-                arrays[name], expected = file[name][()], file[name].attrs["xxh3"]
-            except (KeyError, OSError, RuntimeError) as error:
+                dataset = file[name]
+                if name == "image_ids":
+                    image_ids = tuple(dataset.asstr()[()])
+                    found = digest(_as_bytes(image_ids))
+                else:
+                    arrays[name] = dataset[()]
+                    found = digest(arrays[name])
+                expected = dataset.attrs["xxh3"]
+            except (KeyError, OSError, RuntimeError, ValueError) as error:
                 raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}") from error
-            if digest(arrays[name]) != expected:
+            if found != expected:
                 raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}")
-        image_ids = tuple(file["image_ids"].asstr()[()])
     return Samples(**arrays, image_ids=image_ids, drawing=Drawing(**details["drawing"]))
+
+
+def _as_bytes(image_ids: Iterable[str]) -> NDArray[np.uint8]:
+    """Give ids in a form that has a digest."""
+    return np.frombuffer("\n".join(image_ids).encode(), np.uint8)
 
 
 def _sources_digest(split: CachedSplit) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.encoding import digest, encode
-from pipeline.cache.files import describe, open_described, written_whole
+from pipeline.cache.files import UNREADABLE, describe, open_described, written_whole
 from pipeline.errors import CacheError
 from pipeline.identity import Identity
 
@@ -70,7 +70,8 @@ class ShardPlan:
             What features are to be made with.
         sources : mapping of image id to digests
             What :attr:`ImageRecord.sources` would be now. Images whose digests are not the
-            recorded ones make the shard count as not done.
+            recorded ones make the shard count as not done, and so do images that were skipped:
+            they may have been mended, and if not, they are to be named again.
         """
         if not self.path.exists():
             return False
@@ -81,10 +82,12 @@ class ShardPlan:
         with file:
             if found != identity or details["split"] != self.split:
                 return False
-            expected = set(self.image_ids) - set(details["skipped"])
-            return set(file) == expected and all(
-                dict(file[i].attrs) == dict(sources[i]) for i in expected
-            )
+            try:
+                return tuple(file) == self.image_ids and all(
+                    dict(file[i].attrs) == dict(sources[i]) for i in self.image_ids
+                )
+            except UNREADABLE:
+                return False
 
 
 def plan_shards(
@@ -99,6 +102,32 @@ def plan_shards(
         ShardPlan(directory / f"{split}-{part:05d}-of-{len(runs):05d}.h5", split, run)
         for part, run in enumerate(runs)
     ]
+
+
+def remove_other_shards(directory: Path, plans: Sequence[ShardPlan], identity: Identity) -> None:
+    """Remove what must not lie beside the planned shards once they are written.
+
+    That is: shards of the same splits that are divided otherwise, shards of other splits that were
+    made otherwise, and what a killed run left half-written.
+    """
+    planned, splits = {plan.path for plan in plans}, {plan.split for plan in plans}
+    digits = "[0-9]" * 5
+    for path in directory.glob(f"*-{digits}-of-{digits}.h5*"):
+        split = path.name.rsplit("-", 3)[0]
+        if path.suffix == ".h5" and path not in planned:
+            if split in splits or not _made_with(identity, path):
+                path.unlink()
+        elif path.suffix == ".partial" and split in splits:
+            path.unlink()
+
+
+def _made_with(identity: Identity, path: Path) -> bool:
+    try:
+        file, found, _ = open_described(path, "shard")
+    except CacheError:
+        return False
+    file.close()
+    return found == identity
 
 
 def write_shard(

@@ -174,10 +174,10 @@ def _fit(estimator: Any, X: NDArray[Any], y: NDArray[Any]) -> Any:
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # epochs are a budget here; "full" batches and a few narrow features are asked for
+        # epochs are a budget here; "full" batches and few or constant features are asked for
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "Got `batch_size` less than 1 or larger", UserWarning)
-        warnings.filterwarnings("ignore", "k=.* is greater than n_features", UserWarning)
+        warnings.filterwarnings("ignore", module=r"sklearn\.feature_selection")
         try:
             fitted = clone(estimator, safe=False)
             fitted.fit(X, y)

@@ -8,7 +8,7 @@ from pipeline.classifiers.trees import TREE_TYPES, check_trees
 from pipeline.errors import ClassifierError
 
 # What skops asks about although it is arrays and numbers, or a formula. The types of trees hold
-# indices that scikit-learn follows unchecked: check_trees looks at them before anything is predicted.
+# indices that scikit-learn follows unchecked, so check_trees looks at them before any prediction.
 _TRUSTED = (
     "pipeline.classifiers.torch_mlp.TorchMLPClassifier",
     "sklearn.feature_selection._univariate_selection.f_classif",

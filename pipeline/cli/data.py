@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.options import has_params, params_option, read_params
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -23,23 +25,24 @@ def data() -> None:
 @click.option(
     "--out", type=FOLDER, default=Path("data/scenes"), show_default=True, help="Folder to write."
 )
-@click.option(
-    "--images", type=click.IntRange(3), default=180, show_default=True, help="Number of scenes."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all scenes."
-)
-def scenes(out: Path, images: int, seed: int) -> None:
+@click.option("--images", type=click.IntRange(3), help="Number of scenes [default: 180].")
+@click.option("--seed", type=click.IntRange(0), help="Seed of all scenes [default: 0].")
+@params_option
+def scenes(out: Path, images: int | None, seed: int | None, params_path: Path | None) -> None:
     """Draw the embedded data set: textured objects on textured grounds.
 
     Two scenes in three are for training, the others for validation. The same seed gives the same
     bytes. Scenes of an earlier run in the folder are replaced; any other content is refused.
     """
-    from pipeline.data import SCENE_CLASSES, write_scenes
+    from pipeline.data import SCENE_CLASSES, VocDataset, write_scenes
 
+    chosen = read_params(params_path).data.scenes.model_dump() if has_params(params_path) else {}
+    given = {"images": images, "seed": seed}
+    chosen |= {name: value for name, value in given.items() if value is not None}
     with _progress("drawing scenes") as advance:
-        write_scenes(out, images=images, seed=seed, progress=advance)
-    click.echo(f"{out}: {images} scenes, {len(SCENE_CLASSES)} classes")
+        write_scenes(out, **chosen, progress=advance)
+    count = len(VocDataset.open(out).image_ids("trainval"))
+    click.echo(f"{out}: {count} scenes, {len(SCENE_CLASSES)} classes")
 
 
 @data.command(
@@ -71,8 +74,15 @@ def voc2012(out: Path) -> None:
     type=click.IntRange(0, 255),
     help="Label that does not count [default: ROOT/classes.txt, or 255].",
 )
+@params_option
 @click.pass_context
-def check(ctx: click.Context, root: Path, classes: str | None, void: int | None) -> None:
+def check(
+    ctx: click.Context,
+    root: Path,
+    classes: str | None,
+    void: int | None,
+    params_path: Path | None,
+) -> None:
     """List every file of a data set that is missing, unreadable, mis-sized or mislabelled.
 
     ROOT is the folder that holds JPEGImages, SegmentationClass and ImageSets. The exit code is 1 if
@@ -80,7 +90,11 @@ def check(ctx: click.Context, root: Path, classes: str | None, void: int | None)
     """
     from pipeline.data import VocDataset, check_dataset
 
-    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    names = None if classes is None else tuple(name.strip() for name in classes.split(","))
+    if has_params(params_path):
+        params = read_params(params_path).data
+        names = params.classes if names is None else names
+        void = params.void if void is None else void
     dataset = VocDataset.open(root, classes=names, void=void)
     with _progress("reading") as advance:
         problems = check_dataset(dataset, progress=advance)

@@ -50,7 +50,9 @@ from pipeline.cli.options import (
 @click.option(
     "--holdout", type=float, help="Share of images held out for the accuracy [default: 0.1]."
 )
-@click.option("--seed", type=int, help="[default: 0]")
+@click.option(
+    "--seed", type=int, help="Seed of the estimator and of what is held out [default: 0]."
+)
 @feature_options
 @trust_option
 @params_option
@@ -69,13 +71,14 @@ def fit_sparse(
 
     asked = features_given(options) or has_params(params_path)
     params = with_features(read_params(params_path), options)
-    chosen = override(params.fit_sparse, options)
+    given = params.fit_sparse.options | dict(_setting(text) for text in settings)
+    chosen = override(params.fit_sparse, {**options, "options": given})
     result = run(
         cache,
         out,
         split=chosen.split,
         estimator=chosen.estimator,
-        options=chosen.options | dict(_setting(text) for text in settings),
+        options=chosen.options,
         drawing=params.drawing() if asked else None,
         holdout=chosen.holdout,
         seed=chosen.seed,
@@ -94,7 +97,12 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise click.BadParameter(f"'{text}' is not of the form NAME=VALUE", param_hint="--option")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise click.BadParameter(
+            f"the value of '{text}' is not YAML; put it into quotes", param_hint="--option"
+        ) from error
 
 
 @click.command(
@@ -114,7 +122,8 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option("--batch-size", type=int, help="Images per optimiser step.")
 @click.option("--learning-rate", type=float, help="Adam's, at the start.")
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rate.")
-@click.option("--weight-decay", type=float, help="Decoupled, on the weights.")
+@click.option("--weight-decay", type=float, help="Decoupled, on the weights [default: 0].")
+@click.option("--label-smoothing", type=float, help="Share of the target spread over all classes.")
 @click.option(
     "--class-weights",
     type=click.Choice(["none", "inverse", "batch"]),

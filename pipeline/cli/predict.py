@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import PATH, device_option, trust_option
+from pipeline.cli.options import PATH, device_option, params_option, read_params, trust_option
 
 
 @click.command(
@@ -18,24 +18,26 @@ from pipeline.cli.options import PATH, device_option, trust_option
 @click.option("--head", type=PATH, required=True, help="Head to predict with, *.safetensors.")
 @click.option(
     "--weights",
-    required=True,
     metavar="W",
-    help="The backbone's weights: DEFAULT, random, or a file; those it was trained on.",
+    help="The backbone's weights: DEFAULT, random, or a file; those it was trained on "
+    "[default: DEFAULT].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--seed", type=int, help="Seed of random weights [default: 0].")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the masks.")
 @click.option("--overlay", is_flag=True, help="Also write the image with its mask laid over it.")
 @device_option
 @trust_option
+@params_option
 def predict(
     images: tuple[Path, ...],
     head: Path,
-    weights: str,
-    seed: int,
+    weights: str | None,
+    seed: int | None,
     out: Path,
     overlay: bool,
     device: str,
     trusted: tuple[str, ...],
+    params_path: Path | None,
 ) -> None:
     """Segment images: palette PNG masks at each image's own resolution.
 
@@ -43,14 +45,16 @@ def predict(
     trained on are refused.
     """
     from pipeline.cli.console import Console
+    from pipeline.params import override
     from pipeline.stages.predict import predict as run
 
+    chosen = override(read_params(params_path).extract, {"weights": weights, "seed": seed})
     written = run(
         head,
         images,
         out,
-        weights=weights,
-        seed=seed,
+        weights=chosen.weights,
+        seed=chosen.seed,
         overlay=overlay,
         device=device,
         trusted=trusted,

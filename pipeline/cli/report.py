@@ -65,8 +65,8 @@ def report(
     chosen = override(params.report, {"split": split, "images": images, "title": title})
     page = run(
         cache,
-        dict(_named(text, "--head") for text in heads),
-        dict(_named(text, "--metrics") for text in metrics),
+        _by_name(heads, "--head"),
+        _by_name(metrics, "--metrics"),
         out,
         title=chosen.title,
         split=chosen.split,
@@ -78,8 +78,13 @@ def report(
     click.echo(page)
 
 
-def _named(text: str, option: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise click.BadParameter(f"'{text}' is not of the form NAME=PATH", param_hint=option)
-    return name, Path(path)
+def _by_name(texts: tuple[str, ...], option: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"'{text}' is not of the form NAME=PATH", param_hint=option)
+        if name in found:
+            raise click.BadParameter(f"'{name}' is given twice", param_hint=option)
+        found[name] = Path(path)
+    return found

@@ -13,13 +13,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from pipeline.errors import HeadError
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.resample import Resampler, resampler
 
-ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "logistic": torch.sigmoid}
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+    "identity": torch.positive,
+}
 
 _BLOCK_ELEMENTS = 1 << 21
 """Hidden values computed at a time: 8 MiB in float32, small enough for a CPU's caches."""
@@ -38,7 +42,7 @@ class DenseHead(nn.Module):
         Channels of each map the hypercolumn is made of; their sum is D.
     geometry : {"half_pixel", "align_corners"}
         How maps lie on the image.
-    activation : {"relu", "tanh", "logistic"}
+    activation : {"relu", "tanh", "logistic", "identity"}
         Between the layers.
 
     Raises
@@ -69,8 +73,8 @@ class DenseHead(nn.Module):
         self.channels = tuple(channels)
         self.geometry: Geometry = geometry
         self.activation = activation
-        self.weights = nn.ParameterList(nn.Parameter(w.detach().clone()) for w in weights)
-        self.biases = nn.ParameterList(nn.Parameter(b.detach().clone()) for b in biases)
+        self.weights = nn.ParameterList(_parameter(w) for w in weights)
+        self.biases = nn.ParameterList(_parameter(b) for b in biases)
 
     @property
     def n_classes(self) -> int:
@@ -150,6 +154,11 @@ class DenseHead(nn.Module):
         return first
 
 
+def _parameter(values: Tensor) -> nn.Parameter:
+    """Copy values; in one order in memory, on which the last bits of a product depend."""
+    return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
+
+
 def backpropagate(
     head: DenseHead,
     table: Tensor,
@@ -157,7 +166,8 @@ def backpropagate(
     label: Tensor,
     *,
     void: int,
-    class_weights: Tensor | None,
+    class_weights: Tensor,
+    smoothing: Tensor,
     normalizer: float,
 ) -> float:
     """Add the gradient of the cross-entropy over all pixels of one image to the parameters.
@@ -175,8 +185,11 @@ def backpropagate(
         Class of every pixel, ``void`` where there is none.
     void : int
         Pixels with this label do not count.
-    class_weights : Tensor of shape (n_classes,), optional
+    class_weights : Tensor of shape (n_classes,)
         Weight of a pixel by its class.
+    smoothing : Tensor of shape (n_classes,)
+        Label smoothing: the share of the target that goes to each class rather than to the true
+        one (Szegedy et al., CVPR 2016, section 7).
     normalizer : float
         What the summed loss is divided by.
 
@@ -190,18 +203,33 @@ def backpropagate(
     total = torch.zeros((), device=cells.device)
     for start, stop in _blocks(len(label), cells.shape[1]):
         first = plan.pixels(cells, start, stop).requires_grad_()
-        loss = cross_entropy(
+        loss = smoothed_cross_entropy(
             head.classify(first).float(),
             label[start:stop],
-            weight=class_weights,
-            ignore_index=void,
-            reduction="sum",
+            void=void,
+            class_weights=class_weights,
+            smoothing=smoothing,
         )
         (loss / normalizer).backward()  # type: ignore[no-untyped-call]
         gradient[start:stop] = torch.as_tensor(first.grad)
         total += loss.detach()
     table.backward(plan.adjoint(gradient))  # type: ignore[no-untyped-call]
     return float(total) / normalizer
+
+
+def smoothed_cross_entropy(
+    logits: Tensor, label: Tensor, *, void: int, class_weights: Tensor, smoothing: Tensor
+) -> Tensor:
+    """Sum the cross-entropy of pixels (n, n_classes); see :func:`backpropagate`.
+
+    The target of a pixel of class y is ``(1 - sum(smoothing)) * onehot(y) + smoothing``, and its
+    loss counts ``class_weights[y]`` times.
+    """
+    counts = label != void
+    true = torch.where(counts, label, 0)
+    log_p = logits.log_softmax(dim=1)
+    likelihood = (1 - smoothing.sum()) * log_p.gather(1, true[:, None])[:, 0] + log_p @ smoothing
+    return -(likelihood * class_weights[true] * counts).sum()
 
 
 def _blocks(pixels: int, width: int) -> Iterator[tuple[int, int]]:

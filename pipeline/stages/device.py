@@ -1,5 +1,7 @@
 """Where to compute."""
 
+import re
+
 import torch
 
 from pipeline.errors import ParamsError
@@ -8,14 +10,18 @@ from pipeline.errors import ParamsError
 def choose_device(name: str) -> torch.device:
     """Turn ``"auto"``, ``"cpu"`` or ``"cuda"`` into a device; auto takes a GPU where there is one.
 
+    With several GPUs, ``"cuda:1"`` is the second.
+
     Raises
     ------
     ParamsError
-        If a GPU is asked for and there is none.
+        If it is none of these, or a GPU is asked for that is not there.
     """
-    available = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if name.startswith("cuda") and not available:
-        raise ParamsError("no GPU that torch can use; give --device cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(?P<index>\d+))?", name)
+    if match is None:
+        raise ParamsError(f"no device '{name}'; give auto, cpu or cuda")
+    if name != "cpu" and int(match["index"] or 0) >= torch.cuda.device_count():
+        raise ParamsError(f"no GPU '{name}' that torch can use; give --device cpu")
     return torch.device(name)

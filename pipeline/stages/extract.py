@@ -23,6 +23,7 @@ from pipeline.cache import (
     ShardPlan,
     draw_samples,
     plan_shards,
+    remove_other_shards,
     samples_are_current,
     samples_path,
     write_index,
@@ -168,8 +169,8 @@ def extract(
 
     out.mkdir(parents=True, exist_ok=True)
     details = {"dataset": dataset.root.name, "software": versions()}
+    remove_other_shards(out, [plan for split in splits for plan in plans[split]], identity)
     for split in splits:
-        _remove_others(out, split, plans[split])
         waiting = [image_id for plan in todo[split] for image_id in plan.image_ids]
         tracked = iter(
             progress.track(waiting, total=len(waiting), unit="images", what=f"extracting {split}")
@@ -185,6 +186,10 @@ def extract(
 
     cache = FeatureCache(out)
     for split in splits:
+        if not len(cache[split]):
+            raise DataError(
+                f"{dataset.root}: not one image of '{split}' can be used; run 'pipeline data check'"
+            )
         _refresh_samples(cache, split, drawing, progress)
         result.images += len(cache[split])
     write_index(cache)
@@ -355,15 +360,6 @@ def _announce(
             f"{out}: {_size(needed)} to write but only {_size(free)} free; "
             "make room, write elsewhere, or use --dtype int8"
         )
-
-
-def _remove_others(out: Path, split: str, plans: list[ShardPlan]) -> None:
-    """Remove shards of another division of this split, and what a killed run left half-written."""
-    keep = {plan.path for plan in plans}
-    pattern = f"{split}-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].h5"
-    for path in [*out.glob(pattern), *out.glob(pattern + ".partial")]:
-        if path not in keep:
-            path.unlink()
 
 
 def _refresh_samples(cache: FeatureCache, name: str, drawing: Drawing, progress: Progress) -> None:

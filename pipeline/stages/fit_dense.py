@@ -193,13 +193,12 @@ def _divide(
 
 
 def _class_pixels(images: _Images, settings: TrainSettings) -> Tensor:
-    """Count the training pixels of each class; zeros where nobody will ask for them."""
+    """Count the training pixels of each class."""
     identity = images.split.identity
     counts = np.zeros(256, np.int64)
-    if settings.class_weights == "inverse":
-        for image_id in images.image_ids:
-            label = images.split.label(image_id, void_as_background=settings.void_as_background)
-            counts += np.bincount(label[label != identity.void], minlength=256)
+    for image_id in images.image_ids:
+        label = images.split.label(image_id, void_as_background=settings.void_as_background)
+        counts += np.bincount(label[label != identity.void], minlength=256)
     return torch.from_numpy(counts[: len(identity.classes)])
 
 

@@ -142,10 +142,10 @@ def _samples(
 ) -> Samples:
     path, cached = samples_path(cache.path, split), cache[split]
     if drawing is None:
-        return read_samples(path)
+        drawing = read_samples(path).drawing
     if samples_are_current(path, cached, cache.identity, drawing):
         return read_samples(path)
-    progress.say(f"{path} was drawn otherwise; drawing samples anew from the cached maps")
+    progress.say(f"{path} was drawn otherwise or from other maps; drawing samples anew")
     tracked = progress.track(
         cached.image_ids, total=len(cached), unit="images", what=f"sampling {split}"
     )

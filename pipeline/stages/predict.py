@@ -130,7 +130,7 @@ def predict(
         If an image cannot be read, or two would give masks of one name.
     """
     out, progress = Path(out), progress or Silent()
-    sources = _sources([Path(image) for image in images], out)
+    sources = _sources([Path(image) for image in images], out, overlay=overlay)
     segment = Segmenter(head, weights=weights, seed=seed, device=device, trusted=trusted)
     out.mkdir(parents=True, exist_ok=True)
     for mask_path, source in progress.track(
@@ -143,23 +143,29 @@ def predict(
             raise DataError(f"{source}: cannot go through the backbone; {error}") from error
         write_mask(mask_path, labels)
         if overlay:
-            path = mask_path.with_name(f"{mask_path.stem}-overlay.png")
-            write_overlay(path, image, labels)
+            write_overlay(_overlay_path(mask_path), image, labels)
     return list(sources)
 
 
-def _sources(images: Sequence[Path], out: Path) -> dict[Path, Path]:
+def _sources(images: Sequence[Path], out: Path, *, overlay: bool) -> dict[Path, Path]:
     """Give every image file with the mask it will become."""
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     sources: dict[Path, Path] = {}
+    written: dict[Path, Path] = {}
     for file in files:
         mask = out / f"{file.stem}.png"
-        if mask in sources:
-            raise DataError(
-                f"{file} and {sources[mask]} would both become {mask}; "
-                "predict them into two folders"
-            )
+        for target in (mask, _overlay_path(mask)) if overlay else (mask,):
+            if target in written:
+                raise DataError(
+                    f"{file} and {written[target]} would both become {target}; "
+                    "predict them into two folders"
+                )
+            written[target] = file
         if mask.resolve() == file.resolve():
             raise DataError(f"{file}: would be overwritten by its mask; give another --out")
         sources[mask] = file
     return sources
+
+
+def _overlay_path(mask: Path) -> Path:
+    return mask.with_name(f"{mask.stem}-overlay.png")

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.cache import FeatureCache
 from pipeline.data import VOC_PALETTE
-from pipeline.errors import ParamsError
+from pipeline.errors import CacheMismatchError, ParamsError
 from pipeline.heads import Head, load_head
 from pipeline.progress import Progress, Silent
 from pipeline.reporting import (
@@ -24,6 +24,16 @@ from pipeline.reporting import (
 )
 from pipeline.stages.device import choose_device
 from pipeline.stages.evaluate import labels_of, score_image
+
+_NEEDED = {
+    "mean_iou",
+    "iou",
+    "confusion_matrix",
+    "cache_resolution",
+    "split",
+    "images",
+    "fingerprint",
+}
 
 
 def report(
@@ -68,6 +78,13 @@ def report(
     -------
     Path
         The page.
+
+    Raises
+    ------
+    CacheMismatchError
+        If a head or its metrics are of another cache.
+    ParamsError
+        If a head lacks metrics or the other way round, or the metrics are of several splits.
     """
     out, progress = Path(out), progress or Silent()
     if heads.keys() != metrics.keys():
@@ -77,7 +94,11 @@ def report(
     loaded = {name: load_head(path, trusted=trusted) for name, path in heads.items()}
     for name, head in loaded.items():
         opened.require(head.info.identity, what=f"the head {heads[name]}")
-    measured = {name: _read_metrics(Path(path)) for name, path in metrics.items()}
+    measured = {name: _read_metrics(Path(path), opened) for name, path in metrics.items()}
+    if len(splits := sorted({values["split"] for values in measured.values()})) > 1:
+        raise ParamsError(
+            f"metrics of different splits ({', '.join(splits)}); evaluate all heads on one"
+        )
     classes = opened.identity.classes
     out.mkdir(parents=True, exist_ok=True)
 
@@ -110,7 +131,7 @@ def report(
         out / "index.html",
         ReportContent(
             title=title,
-            subtitle=_subtitle(opened, split),
+            subtitle=_subtitle(opened, next(iter(measured.values()))),
             heads=tuple(
                 HeadReport(name, measured[name], metadata=_metadata(head))
                 for name, head in loaded.items()
@@ -158,16 +179,21 @@ def _comparison_rows(
     return rows
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
+def _read_metrics(path: Path, cache: FeatureCache) -> dict[str, Any]:
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file; run 'pipeline evaluate' first") from error
     except ValueError as error:
         raise ParamsError(f"{path}: not JSON; run 'pipeline evaluate' again") from error
-    if missing := {"mean_iou", "iou", "confusion_matrix", "cache_resolution"} - metrics.keys():
-        raise ParamsError(f"{path}: lacks {sorted(missing)[0]}; run 'pipeline evaluate' again")
-    return metrics
+    found: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
+    if missing := _NEEDED - found.keys():
+        raise ParamsError(f"{path}: lacks {min(missing)}; run 'pipeline evaluate' again")
+    if found["fingerprint"] != cache.identity.fingerprint:
+        raise CacheMismatchError(
+            f"{path}: measured on another cache than {cache.path}; run 'pipeline evaluate' again"
+        )
+    return found
 
 
 def _metadata(head: Head) -> dict[str, Any]:
@@ -179,9 +205,9 @@ def _metadata(head: Head) -> dict[str, Any]:
     return found
 
 
-def _subtitle(cache: FeatureCache, split: str) -> str:
-    images = cache[split]
+def _subtitle(cache: FeatureCache, measured: Mapping[str, Any]) -> str:
+    dataset = next(iter(cache.splits.values())).details["dataset"]
     return (
-        f"{cache.identity.backbone} on {images.details['dataset']}, measured on the "
-        f"{len(images)} images of '{split}'"
+        f"{cache.identity.backbone} on {dataset}, measured on the "
+        f"{measured['images']} images of '{measured['split']}'"
     )

@@ -35,6 +35,8 @@ class TrainSettings(BaseModel):
         How the learning rate goes on: to zero along half a cosine, or as it is.
     weight_decay : float
         Decoupled (AdamW), on the weights, not the biases.
+    label_smoothing : float
+        Share of a pixel's target that is spread over all classes of the training set.
     class_weights : {"none", "inverse", "batch"}
         Inverse class frequency over the training set, or over each batch.
     void_as_background : bool
@@ -45,11 +47,12 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=6, ge=0)
+    epochs: int = Field(default=4, ge=0)
     batch_size: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: ClassWeights = "none"
     void_as_background: bool = False
     seed: int = Field(default=0, ge=0)
@@ -66,7 +69,7 @@ class DenseTrainer:
     steps_per_epoch : int
         Optimiser steps in one epoch, for the schedule.
     class_pixels : Tensor of int64, shape (n_classes,)
-        Pixels of each class in the training set, for ``class_weights="inverse"``.
+        Pixels of each class in the training set.
     device : torch.device
         Where to compute.
     """
@@ -102,11 +105,12 @@ class DenseTrainer:
         with torch.no_grad():
             self._head.biases[0] += self._head.weights[0] @ self._mean
             self._head.weights[0] *= self._scale
-        self._class_weights = (
-            inverse_frequency(class_pixels).to(device)
-            if settings.class_weights == "inverse"
-            else None
-        )
+        uniform = torch.ones(len(class_pixels), device=device)
+        inverse = settings.class_weights == "inverse"
+        self._class_weights = inverse_frequency(class_pixels).to(device) if inverse else uniform
+        # A class that is nowhere to be seen has a logit far below all others: not to be smoothed.
+        seen = (class_pixels > 0).float().to(device)
+        self._smoothing = settings.label_smoothing * seen / seen.sum().clamp(min=1)
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": list(self._head.weights), "weight_decay": settings.weight_decay},
@@ -136,8 +140,7 @@ class DenseTrainer:
         pixels = torch.stack([self._count(label) for label in labels]).sum(dim=0)
         if self.settings.class_weights == "batch":
             class_weights = inverse_frequency(pixels)
-        weighted = pixels if class_weights is None else pixels * class_weights
-        normalizer = float(weighted.sum())
+        normalizer = float((pixels * class_weights).sum())
         if normalizer == 0:
             return 0.0
 
@@ -158,6 +161,7 @@ class DenseTrainer:
                     label.flatten(),
                     void=self.void,
                     class_weights=class_weights,
+                    smoothing=self._smoothing,
                     normalizer=normalizer,
                 )
         self._optimizer.step()
@@ -194,7 +198,7 @@ class DenseTrainer:
         for key, tensor in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = tensor
+                state.setdefault(int(index), {})[name] = tensor.clone()  # updated in place
         whole = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**whole, "state": state})
         self._steps = int(tensors["steps"])

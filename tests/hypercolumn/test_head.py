@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from pipeline.errors import HeadError
 from pipeline.hypercolumn import (
@@ -14,6 +14,7 @@ from pipeline.hypercolumn import (
     hypercolumn_map,
     hypercolumns_at,
 )
+from pipeline.hypercolumn.head import smoothed_cross_entropy
 
 SIZES = [
     ((33, 47), [(4, 17, 23), (6, 9, 12), (5, 9, 12), (3, 1, 1)]),
@@ -76,22 +77,17 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, monkeypatch):
     label[:: max(2, len(label) // 5)] = 255
     label[-1] = 2
     weights = torch.tensor([1.0, 0.5, 2.0, 3.0])
+    smoothing = torch.tensor([0.1, 0.0, 0.05, 0.05])
 
     full = hypercolumn_map(maps, size, geometry)
-    expected_loss = (
-        cross_entropy(
-            plain_logits(head, full.flatten(1).T),
-            label,
-            weight=weights,
-            ignore_index=255,
-            reduction="sum",
-        )
-        / 7
-    )
+    target = 0.8 * one_hot(label % 255, 4) + smoothing
+    log_p = plain_logits(head, full.flatten(1).T).log_softmax(dim=1)
+    loss_of_pixel = -(target * log_p).sum(dim=1) * weights[label % 255]
+    expected_loss = loss_of_pixel[label != 255].sum() / 7
     expected = torch.autograd.grad(expected_loss, list(head.parameters()))
 
     table, plan = head.project(maps, size)
-    loss = backpropagate(head, table, plan, label, void=255, class_weights=weights, normalizer=7)
+    loss = backpropagate(head, table, plan, label, void=255, class_weights=weights, smoothing=smoothing, normalizer=7)
     assert loss == pytest.approx(float(expected_loss.detach()), rel=1e-5)
     for parameter, gradient in zip(head.parameters(), expected, strict=True):
         scale = gradient.abs().max().clamp(min=1e-6)
@@ -120,3 +116,20 @@ def test_context_is_the_mean_of_the_deepest_map():
 def test_layers_that_do_not_stack_are_refused():
     with pytest.raises(HeadError, match="do not stack"):
         DenseHead([torch.zeros(3, 4)], [torch.zeros(3)], channels=[5])
+
+
+def test_without_smoothing_and_weights_it_is_the_usual_cross_entropy():
+    logits, label = torch.randn(50, 6), torch.randint(0, 6, (50,))
+    label[::7] = 255
+    found = smoothed_cross_entropy(
+        logits, label, void=255, class_weights=torch.ones(6), smoothing=torch.zeros(6)
+    )
+    expected = cross_entropy(logits, label, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(found, expected)
+    found = smoothed_cross_entropy(
+        logits, label, void=255, class_weights=torch.ones(6), smoothing=torch.full((6,), 0.2 / 6)
+    )
+    expected = cross_entropy(
+        logits, label, ignore_index=255, reduction="sum", label_smoothing=0.2
+    )
+    torch.testing.assert_close(found, expected)

@@ -1,0 +1,430 @@
+"""Extraction: the backbone's own values, and nothing computed twice or left out silently."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline import (
+    Drawing,
+    FeatureCache,
+    Features,
+    Preprocessing,
+    VocDataset,
+    extract,
+    load_backbone,
+)
+from pipeline.cache import read_samples, samples_path
+from pipeline.errors import CacheMismatchError, CacheOverflowError, DataError, SpaceError
+from pipeline.progress import Silent
+
+NATIVE = Preprocessing(input_size="native")
+DRAWING = Drawing(features=Features(context=()), pixels_per_class=2)
+TRAIN, VAL = 5, 2
+
+
+class Interrupted(Silent):
+    """Stops like Ctrl-C after so many images of one task."""
+
+    def __init__(self, what, after):
+        self.what, self.after = what, after
+
+    def track(self, items, *, total, unit, what):
+        for count, item in enumerate(items):
+            if what == self.what and count == self.after:
+                raise KeyboardInterrupt
+            yield item
+
+
+class Listening(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def dataset(scenes: VocDataset, tmp_path: Path) -> VocDataset:
+    """A few of the scenes, to be tampered with; listed backwards."""
+    root = tmp_path / "data"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(scenes.root / "classes.txt", root)
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        ids = scenes.image_ids(split)[:count][::-1]
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(ids))
+        for image_id in ids:
+            shutil.copy(scenes.image_path(image_id), root / "JPEGImages")
+            shutil.copy(scenes.mask_path(image_id), root / "SegmentationClass")
+    return VocDataset.open(root)
+
+
+@pytest.fixture
+def run(dataset, backbone, tmp_path):
+    """Extract with two images per shard: three shards of train, one of val."""
+
+    def extract_with(**changes):
+        settings = {"preprocessing": NATIVE, "images_per_shard": 2, "drawing": DRAWING}
+        given = {"dataset": dataset, "backbone": backbone, "out": tmp_path / "cache"}
+        return extract(**given | settings | changes)
+
+    return extract_with
+
+
+def values(directory, splits=("train", "val")):
+    """Everything that a cache holds for people to use, as plain bytes."""
+    cache = FeatureCache(directory)
+    found = {
+        (split, image_id, name): (array.dtype, array.shape, array.tobytes())
+        for split in splits
+        for image_id in cache[split].image_ids
+        for name, array in cache[split].arrays(image_id)
+    }
+    for split in splits:
+        samples = read_samples(samples_path(directory, split))
+        for name in ("features", "label", "image", "y", "x"):
+            found[split, name] = getattr(samples, name).tobytes()
+    cache.close()
+    return found
+
+
+def inodes(directory):
+    """Which files have been written anew shows in their inodes."""
+    return {path.name: path.stat().st_ino for path in directory.glob("*-of-*.h5")}
+
+
+def repaint(path):
+    """Change one pixel of an image or a mask, keeping its labels valid."""
+    with Image.open(path) as image:
+        palette, pixels = image.getpalette(), np.array(image)
+    pixels[0, 0] = (pixels[0, 0] + 1) % 2
+    changed = Image.fromarray(pixels, "P" if palette else None)
+    if palette:
+        changed.putpalette(palette)
+    changed.save(path)
+
+
+def test_the_cache_holds_what_the_backbone_gives(run, dataset, backbone, tmp_path):
+    result = run()
+    assert (result.images, result.computed, result.skipped) == (TRAIN + VAL, TRAIN + VAL, [])
+    cache = FeatureCache(tmp_path / "cache")
+    assert result.fingerprint == cache.identity.fingerprint
+    sizes = set()
+    for split in ("train", "val"):
+        assert cache[split].image_ids == dataset.image_ids(split)
+        for image_id in dataset.image_ids(split):
+            with Image.open(dataset.image_path(image_id)) as file:
+                image = np.asarray(file.convert("RGB"))
+            with Image.open(dataset.mask_path(image_id)) as file:
+                mask = np.asarray(file)
+            mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+            inputs = torch.from_numpy((image / 255 - mean) / std).float().permute(2, 0, 1)
+            plain = backbone(inputs[None])
+            maps = cache[split].maps(image_id, cache.identity.tap_names)
+            for found, expected in zip(maps, plain, strict=True):
+                assert found.shape == expected.shape[1:]
+                half_a_step = expected[0].abs().numpy() * 2**-11 + 2e-5
+                assert (np.abs(found - expected[0].numpy()) <= half_a_step).all()
+            np.testing.assert_array_equal(cache[split].image(image_id), image)
+            np.testing.assert_array_equal(cache[split].label(image_id), mask)
+            np.testing.assert_array_equal(cache[split].label_original(image_id), mask)
+            sizes.add(mask.shape)
+    assert len(sizes) > 2  # nothing assumes one size
+
+
+def test_a_fixed_size_keeps_the_original_mask(run, dataset, tmp_path):
+    run(preprocessing=Preprocessing(input_size="48"), splits=["val"])
+    split = FeatureCache(tmp_path / "cache")["val"]
+    for image_id in split.image_ids:
+        assert split.size(image_id) == (48, 48)
+        assert split.image(image_id).shape == (48, 48, 3)
+        np.testing.assert_array_equal(split.label_original(image_id), dataset.read_mask(image_id))
+
+
+@pytest.mark.parametrize("input_size", ["native", "48"])
+def test_batches_change_nothing_but_the_last_bits(run, tmp_path, input_size):
+    caches = []
+    for batch_size in (1, 4):
+        out = tmp_path / str(batch_size)
+        size = Preprocessing(input_size=input_size)
+        run(out=out, preprocessing=size, batch_size=batch_size, dtype="float32", images_per_shard=9)
+        caches.append(FeatureCache(out))
+    for image_id in caches[0]["train"].image_ids:
+        one, four = (c["train"].maps(image_id, c.identity.tap_names) for c in caches)
+        for a, b in zip(one, four, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_same_input_same_bytes(run, tmp_path):
+    run()
+    first = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    run(out=tmp_path / "again")
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+
+
+def test_a_complete_extraction_computes_nothing(run, tmp_path):
+    run()
+    before = inodes(tmp_path / "cache")
+    listening = Listening()
+    result = run(progress=listening)
+    assert (result.computed, result.images) == (0, TRAIN + VAL)
+    assert inodes(tmp_path / "cache") == before
+    assert any(f"{TRAIN + VAL} images are in the cache already" in line for line in listening.lines)
+
+
+def test_a_missing_shard_alone_is_computed(run, tmp_path):
+    run()
+    before, kept = values(tmp_path / "cache"), inodes(tmp_path / "cache")
+    lost = "train-00001-of-00003.h5"
+    (tmp_path / "cache" / lost).unlink()
+    assert run().computed == 2
+    assert values(tmp_path / "cache") == before
+    after = inodes(tmp_path / "cache")
+    assert after.keys() == kept.keys()
+    assert all(after[name] == kept[name] for name in kept if name != lost)
+
+
+def test_an_interrupted_extraction_goes_on(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=Interrupted("extracting train", after=3))
+    finished = inodes(tmp_path / "cache")
+    assert set(finished) == {"train-00000-of-00003.h5"}
+    assert list((tmp_path / "cache").glob("*.partial"))
+    assert run().computed == TRAIN + VAL - 2
+    assert inodes(tmp_path / "cache").items() >= finished.items()
+    run(out=tmp_path / "whole")
+    assert values(tmp_path / "cache") == values(tmp_path / "whole")
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_a_changed_file_has_its_shard_made_anew(run, dataset, tmp_path, kind):
+    run()
+    before, samples = inodes(tmp_path / "cache"), values(tmp_path / "cache")
+    changed = dataset.image_ids("train")[3]  # in the second shard
+    repaint(getattr(dataset, f"{kind}_path")(changed))
+    assert run().computed == 2
+    after = inodes(tmp_path / "cache")
+    assert {name for name in after if after[name] != before[name]} == {"train-00001-of-00003.h5"}
+    run(out=tmp_path / "fresh")
+    assert values(tmp_path / "cache") == values(tmp_path / "fresh")  # the samples too
+    assert values(tmp_path / "cache") != samples
+
+
+def test_an_image_that_moves_to_the_other_split(run, dataset, tmp_path):
+    run()
+    train, val = dataset.image_ids("train"), dataset.image_ids("val")
+    dataset.split_path("train").write_text("\n".join([*train[1:], val[0]]))
+    dataset.split_path("val").write_text("\n".join([train[0], *val[1:]]))
+    run()
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache["train"].image_ids == (*train[1:], val[0])
+    assert cache["val"].image_ids == (train[0], *val[1:])
+
+
+def test_another_order_of_the_split_is_kept_to(run, dataset, tmp_path):
+    run()
+    backwards = dataset.image_ids("val")[::-1]
+    dataset.split_path("val").write_text("\n".join(backwards))
+    assert run().computed == VAL
+    assert FeatureCache(tmp_path / "cache")["val"].image_ids == backwards
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("dtype", {"dtype": "int8"}),
+        ("geometry", {"geometry": "align_corners"}),
+        ("preprocessing", {"preprocessing": Preprocessing("raw", "native")}),
+    ],
+)
+def test_other_settings_are_refused_by_name_until_told_to_replace(run, tmp_path, field, changes):
+    run()
+    before = values(tmp_path / "cache")
+    with pytest.raises(CacheMismatchError, match=rf"cache.*\({field}: .*--replace") as caught:
+        run(**changes)
+    assert "\n" not in str(caught.value)
+    assert values(tmp_path / "cache") == before
+    assert run(**changes, replace=True).computed == TRAIN + VAL
+    run(**changes, out=tmp_path / "fresh")
+    assert values(tmp_path / "cache") == values(tmp_path / "fresh")
+
+
+def test_another_backbone_or_other_taps_are_refused(run):
+    run()
+    other = load_backbone("squeezenet1_0", weights="random", taps=["conv1", "fire2"])
+    with pytest.raises(CacheMismatchError, match=r"weights: .*taps: .*fire5.*fire2"):
+        run(backbone=other)
+
+
+def test_replacing_one_split_leaves_no_other_behind(run, tmp_path):
+    run()
+    run(dtype="int8", replace=True, splits=["train"])
+    cache = FeatureCache(tmp_path / "cache")
+    assert set(cache.splits) == {"train"}
+    assert cache.identity.dtype == "int8"
+
+
+def test_splits_can_be_added(run, tmp_path):
+    assert run(splits=["train"]).images == TRAIN
+    before = inodes(tmp_path / "cache")
+    assert run(splits=["val"]).computed == VAL
+    assert inodes(tmp_path / "cache").items() >= before.items()
+    run(out=tmp_path / "whole")
+    assert values(tmp_path / "cache") == values(tmp_path / "whole")
+
+
+def test_another_division_replaces_the_old_one(run, tmp_path):
+    run()
+    before = values(tmp_path / "cache")
+    run(images_per_shard=4)
+    assert {path.name for path in (tmp_path / "cache").glob("train-*-of-*")} == {
+        "train-00000-of-00002.h5",
+        "train-00001-of-00002.h5",
+    }
+    assert values(tmp_path / "cache") == before
+
+
+def test_half_written_files_are_removed(run, tmp_path):
+    run()
+    stale = [tmp_path / "cache" / f"train-00000-of-0000{n}.h5.partial" for n in (3, 9)]
+    for path in stale:
+        path.write_bytes(b"half")
+    assert run().computed == 0
+    assert not any(path.exists() for path in stale)
+
+
+def break_image(dataset, image_id):
+    dataset.image_path(image_id).write_bytes(b"no image")
+
+
+def lose_image(dataset, image_id):
+    dataset.image_path(image_id).unlink()
+
+
+def lose_mask(dataset, image_id):
+    dataset.mask_path(image_id).unlink()
+
+
+def mislabel(dataset, image_id):
+    path = dataset.mask_path(image_id)
+    with Image.open(path) as mask:
+        labels = np.array(mask)
+    labels[0, 0] = 99
+    Image.fromarray(labels).save(path)
+
+
+def shrink_mask(dataset, image_id):
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(dataset.mask_path(image_id))
+
+
+def make_tiny(dataset, image_id):
+    """Too small for the backbone's pooling."""
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(dataset.image_path(image_id))
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(dataset.mask_path(image_id))
+
+
+@pytest.mark.parametrize(
+    "spoil", [break_image, lose_image, lose_mask, mislabel, shrink_mask, make_tiny]
+)
+def test_what_cannot_be_used_stops_or_is_listed(run, dataset, tmp_path, spoil):
+    ids = dataset.image_ids("train")
+    spoil(dataset, ids[2])
+    with pytest.raises(DataError, match=ids[2]) as caught:
+        run()
+    assert "\n" not in str(caught.value)
+
+    result = run(on_error="skip")
+    (skipped,) = result.skipped
+    assert skipped[:2] == ("train", ids[2])
+    assert ids[2] in skipped[2]
+    assert result.images == TRAIN + VAL - 1
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache["train"].image_ids == (*ids[:2], *ids[3:])
+    assert cache["train"].skipped == (ids[2],)
+    manifest = json.loads((tmp_path / "cache" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["skipped"] == [ids[2]]
+    assert manifest["splits"]["val"]["skipped"] == []
+
+
+def test_a_skipped_image_is_tried_and_named_again(run, dataset, tmp_path):
+    image_id = dataset.image_ids("train")[2]
+    path = dataset.image_path(image_id)
+    good = path.read_bytes()
+    path.write_bytes(b"no image")
+    run(on_error="skip")
+    assert [i for _, i, _ in run(on_error="skip").skipped] == [image_id]
+    with pytest.raises(DataError, match=image_id):
+        run()
+    path.write_bytes(good)
+    result = run()
+    assert (result.images, result.computed, result.skipped) == (TRAIN + VAL, 2, [])
+    run(out=tmp_path / "fresh")
+    assert values(tmp_path / "cache") == values(tmp_path / "fresh")
+
+
+def test_a_split_of_which_nothing_is_left(run, dataset):
+    for image_id in dataset.image_ids("val"):
+        break_image(dataset, image_id)
+    with pytest.raises(DataError, match="not one image of 'val'"):
+        run(on_error="skip")
+
+
+def test_an_unknown_split_or_tap_writes_nothing(run, tmp_path):
+    with pytest.raises(DataError, match="test"):
+        run(splits=["train", "test"])
+    with pytest.raises(ValueError, match="no tap 'fire9'"):
+        run(drawing=Drawing(features=Features(taps=("fire9",))))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_too_little_room_is_found_before_anything_is_written(run, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**5))
+    with pytest.raises(SpaceError, match=r"0\.1 MB free") as caught:
+        run()
+    assert isinstance(caught.value, OSError)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_it_says_beforehand_what_it_will_do(run, tmp_path):
+    listening = Listening()
+    run(progress=listening)
+    text = "\n".join(listening.lines)
+    assert f"{TRAIN} train, {VAL} val" in text
+    assert "conv1 (96), fire3 (128), fire5 (256); 480 channels" in text
+    told = float(text.partition("to write: ")[2].split()[0]) * 1e6
+    shards = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*-of-*.h5"))
+    assert told == pytest.approx(shards, rel=0.05)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lzf"])
+def test_compression_changes_the_storage_alone(run, tmp_path, compression):
+    run(splits=["val"])
+    assert run(splits=["val"], compression=compression).computed == 0  # the same values
+    run(splits=["val"], compression=compression, out=tmp_path / "small")
+    with h5py.File(tmp_path / "small" / "val-00000-of-00001.h5") as file:
+        for group in file.values():
+            assert group["conv1"].compression == compression
+    assert values(tmp_path / "small", ["val"]) == values(tmp_path / "cache", ["val"])
+
+
+def test_an_overflow_names_image_tap_and_remedy(run, dataset, tmp_path):
+    state = torchvision.models.squeezenet1_0().state_dict()
+    state["features.0.weight"] *= 1e7
+    save_file(state, tmp_path / "loud.safetensors")
+    loud = load_backbone("squeezenet1_0", weights=tmp_path / "loud.safetensors", taps=["conv1"])
+    with pytest.raises(CacheOverflowError, match="tap conv1: .*--dtype float32") as caught:
+        run(backbone=loud, on_error="skip")
+    assert dataset.image_ids("train")[0] in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*.h5"))
+    assert run(backbone=loud, dtype="float32").computed == TRAIN + VAL

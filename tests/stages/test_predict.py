@@ -1,0 +1,134 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import FeatureCache, Segmenter, VocDataset, load_head, predict
+from pipeline.data import VOC_PALETTE
+from pipeline.errors import DataError, HeadError, WeightsError
+from pipeline.stages.evaluate import labels_of, score_image
+
+
+@pytest.fixture(scope="module")
+def segmenter(sparse_head: Path) -> Segmenter:
+    return Segmenter(sparse_head, weights="random")
+
+
+def stored(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture
+def photos(scenes: VocDataset, tmp_path: Path) -> Path:
+    """Give a folder with two images in it, of different types, and a file that is no image."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    first, second = (scenes.image_path(image_id) for image_id in scenes.image_ids("val")[:2])
+    shutil.copy(first, folder / "first.png")
+    with Image.open(second) as image:
+        image.save(folder / "second.JPG", quality=95)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_masks_are_what_evaluate_measures(
+    scenes: VocDataset, cache: Path, sparse_head: Path, tmp_path: Path
+) -> None:
+    """The same head on the same image, from the file and from the cache (rounded to float16)."""
+    ids = scenes.image_ids("val")
+    masks = predict(
+        sparse_head, [scenes.image_path(i) for i in ids], tmp_path / "masks", weights="random"
+    )
+    assert [mask.name for mask in masks] == [f"{image_id}.png" for image_id in ids]
+    head, split = load_head(sparse_head), FeatureCache(cache)["val"]
+    for image_id, mask in zip(ids, masks, strict=True):
+        measured = labels_of(score_image(head, split, image_id, torch.device("cpu")))
+        predicted = stored(mask)
+        assert predicted.shape == measured.shape == scenes.read_image(image_id).shape[:2]
+        assert len(np.unique(predicted)) > 1
+        assert (predicted == measured).mean() >= 0.995
+
+
+def test_masks_are_palette_files_in_the_colours_of_voc(
+    sparse_head: Path, photos: Path, tmp_path: Path
+) -> None:
+    first, second = predict(sparse_head, [photos], tmp_path / "masks", weights="random")
+    assert (first.name, second.name) == ("first.png", "second.png")
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == [first.name, second.name]
+    for mask, photo in ((first, "first.png"), (second, "second.JPG")):
+        with Image.open(mask) as image, Image.open(photos / photo) as original:
+            assert (image.format, image.mode, image.size) == ("PNG", "P", original.size)
+            indices = np.asarray(image)
+            assert np.array_equal(np.asarray(image.convert("RGB")), VOC_PALETTE[indices])
+
+
+def test_a_segmenter_labels_arrays(
+    segmenter: Segmenter, photos: Path, sparse_head: Path, tmp_path: Path, scenes: VocDataset
+) -> None:
+    assert segmenter.classes == scenes.classes
+    (mask,) = predict(sparse_head, [photos / "first.png"], tmp_path / "masks", weights="random")
+    labels = segmenter(stored(photos / "first.png"))
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, stored(mask))
+
+
+def test_overlays_keep_the_background(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks"
+    (mask,) = predict(sparse_head, [photos / "first.png"], out, weights="random", overlay=True)
+    image, labels = stored(photos / "first.png"), stored(mask)
+    overlay = stored(out / "first-overlay.png")
+    assert overlay.shape == image.shape
+    assert np.array_equal(overlay[labels == 0], image[labels == 0])
+    things = labels > 0
+    assert things.any()
+    blended = (image[things].astype(int) + VOC_PALETTE[labels[things]]) // 2
+    assert np.array_equal(overlay[things], blended)
+
+
+def test_other_weights_are_refused(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadError, match=r"trained on squeezenet1_0 weights .* but random are"):
+        predict(sparse_head, [photos], tmp_path / "masks", weights="random", seed=1)
+    with pytest.raises(WeightsError, match="no weights file"):
+        predict(sparse_head, [photos], tmp_path / "masks", weights=tmp_path / "none.pth")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_two_images_of_one_name(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "first.png", photos / "second.png")
+    with pytest.raises(DataError, match=r"both become .*second\.png; predict them into two"):
+        predict(sparse_head, [photos], tmp_path / "masks", weights="random")
+
+
+def test_an_overlay_takes_no_mask_s_name(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "first.png", photos / "second-overlay.png")
+    assert len(predict(sparse_head, [photos], tmp_path / "plain", weights="random")) == 3
+    with pytest.raises(DataError, match=r"both become .*second-overlay\.png"):
+        predict(sparse_head, [photos], tmp_path / "masks", weights="random", overlay=True)
+
+
+def test_an_image_is_not_overwritten(sparse_head: Path, photos: Path) -> None:
+    before = (photos / "first.png").read_bytes()
+    with pytest.raises(DataError, match=r"first\.png: would be overwritten"):
+        predict(sparse_head, [photos / "first.png"], photos, weights="random")
+    assert (photos / "first.png").read_bytes() == before
+
+
+def test_what_is_no_image(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, expected in (
+        (photos / "notes.txt", r"notes\.txt is not an image"),
+        (photos / "none.png", r"none\.png does not exist"),
+        (tmp_path / "empty", r"empty holds no image"),
+    ):
+        with pytest.raises(DataError, match=expected):
+            predict(sparse_head, [source], tmp_path / "masks", weights="random")
+
+
+def test_an_image_too_small_for_the_backbone(sparse_head: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 3)).save(tmp_path / "thin.png")
+    with pytest.raises(DataError, match=r"thin\.png: cannot go through the backbone"):
+        predict(sparse_head, [tmp_path / "thin.png"], tmp_path / "masks", weights="random")
