@@ -17,13 +17,16 @@ FORMAT_VERSION = 1
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], *, kind: str
 ) -> None:
-    """Write a safetensors file that vouches for its content; it exists whole or not at all."""
+    """Write a safetensors file that vouches for its content; it exists whole or not at all.
+
+    The same content gives the same bytes, so that DVC knows a result again.
+    """
     head = {"format": kind, "format_version": str(FORMAT_VERSION), **metadata}
     head["xxh3"] = _digest(tensors, head)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        file.write(save(tensors, head))
+        file.write(_in_order(save(tensors, head)))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -55,6 +58,14 @@ def read_tensors(path: Path, *, kind: str, remedy: str) -> tuple[dict[str, Tenso
     if metadata.pop("xxh3", None) != _digest(tensors, metadata):
         raise HeadError(f"{path}: damaged, its content does not match its digest; {remedy}")
     return tensors, metadata
+
+
+def _in_order(serialised: bytes) -> bytes:
+    """Sort the header's keys, which safetensors writes in another order every time."""
+    end = 8 + int.from_bytes(serialised[:8], "little")
+    header = json.dumps(json.loads(serialised[8:end]), sort_keys=True, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + serialised[end:]
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:

@@ -54,9 +54,7 @@ def cache(scenes: VocDataset, backbone, tmp_path_factory: pytest.TempPathFactory
     """Give the scenes' cache, in several shards. Tests must not change it: copy it first."""
     out = tmp_path_factory.mktemp("cache") / "scenes"
     preprocessing = Preprocessing(input_size="native")
-    extract(
-        scenes, backbone, out, preprocessing=preprocessing, images_per_shard=5, drawing=DRAWING
-    )
+    extract(scenes, backbone, out, preprocessing=preprocessing, images_per_shard=5, drawing=DRAWING)
     return out
 
 

@@ -1,7 +1,5 @@
 """``pipeline data``: write, download and check data sets."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -34,13 +32,13 @@ def scenes(out: Path, images: int | None, seed: int | None, params_path: Path | 
     Two scenes in three are for training, the others for validation. The same seed gives the same
     bytes. Scenes of an earlier run in the folder are replaced; any other content is refused.
     """
+    from pipeline.cli.console import Console
     from pipeline.data import SCENE_CLASSES, VocDataset, write_scenes
 
     chosen = read_params(params_path).data.scenes.model_dump() if has_params(params_path) else {}
     given = {"images": images, "seed": seed}
     chosen |= {name: value for name, value in given.items() if value is not None}
-    with _progress("drawing scenes") as advance:
-        write_scenes(out, **chosen, progress=advance)
+    write_scenes(out, **chosen, progress=Console())
     count = len(VocDataset.open(out).image_ids("trainval"))
     click.echo(f"{out}: {count} scenes, {len(SCENE_CLASSES)} classes")
 
@@ -88,6 +86,7 @@ def check(
     ROOT is the folder that holds JPEGImages, SegmentationClass and ImageSets. The exit code is 1 if
     anything is wrong. Splits called test... may be without masks.
     """
+    from pipeline.cli.console import Console
     from pipeline.data import VocDataset, check_dataset
 
     names = None if classes is None else tuple(name.strip() for name in classes.split(","))
@@ -96,8 +95,7 @@ def check(
         names = params.classes if names is None else names
         void = params.void if void is None else void
     dataset = VocDataset.open(root, classes=names, void=void)
-    with _progress("reading") as advance:
-        problems = check_dataset(dataset, progress=advance)
+    problems = check_dataset(dataset, progress=Console())
     for problem in problems:
         click.echo(f"[{problem.split}] {problem.what}" if problem.split else problem.what)
     if problems:
@@ -107,22 +105,3 @@ def check(
     click.echo(f"{root}: no problems")
     click.echo("splits: " + ", ".join(f"{split} ({count} images)" for split, count in splits))
     click.echo(f"classes: {', '.join(dataset.classes)} (void: {dataset.void})")
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr, where that is a terminal, and yield what moves it."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield advance

@@ -1,6 +1,6 @@
 """Finding everything that is wrong with a data set in one go."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from pipeline.data.images import read_image
 from pipeline.data.palette import read_mask
 from pipeline.data.voc import VocDataset, parse_split
 from pipeline.errors import DataError
+from pipeline.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Problem:
 
 
 def check_dataset(
-    dataset: VocDataset, *, progress: Callable[[int, int], None] | None = None
+    dataset: VocDataset, *, progress: Progress | None = None
 ) -> list[Problem]:
     """Read every split file, image and mask, and list every problem.
 
@@ -45,7 +46,7 @@ def check_dataset(
     dataset
         The data set to check.
     progress
-        Called after each image with the number of images done and in all.
+        What to report to.
 
     Returns
     -------
@@ -70,14 +71,14 @@ def check_dataset(
         if split.startswith("test")
         and not any(_has_mask(dataset, i) for i, splits in splits_of.items() if split in splits)
     }
-    for number, (image_id, splits) in enumerate(splits_of.items(), start=1):
+    for image_id, splits in (progress or Silent()).track(
+        splits_of.items(), total=len(splits_of), unit="images", what="checking"
+    ):
         needs_mask = not unlabelled.issuperset(splits)
         problems += [
             Problem(", ".join(splits), image_id, path, what)
             for path, what in _check_image(dataset, image_id, needs_mask=needs_mask)
         ]
-        if progress is not None:
-            progress(number, len(splits_of))
     return problems
 
 

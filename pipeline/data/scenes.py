@@ -9,7 +9,6 @@ deep tap's stride, and a texture is wider than a pixel.
 import math
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image
 from pipeline.data.drawing import HUES, THINGS, Field, Thing, smooth_noise, soft_step, tone
 from pipeline.data.palette import write_mask
 from pipeline.errors import DataError
+from pipeline.progress import Progress, Silent
 
 SCENE_CLASSES = ("background", *THINGS)
 """Class names of the scenes, index = label."""
@@ -30,12 +30,12 @@ _SCENE_FILE = re.compile(r"scene_\d{4,}\.png")
 
 
 def write_scenes(
-    out: Path,
+    out: Path | str,
     *,
     images: int = 180,
     seed: int = 0,
     size: tuple[int, int] = (128, 192),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a data set of scenes in the VOC layout; the same seed gives the same bytes.
 
@@ -54,7 +54,7 @@ def write_scenes(
     size
         Least and greatest height and width in pixels, both inclusive.
     progress
-        Called after each scene with the number of scenes done and in all.
+        What to report to.
 
     Returns
     -------
@@ -72,6 +72,7 @@ def write_scenes(
         raise DataError(f"the seed {seed} is negative: choose 0 or more")
     if not 16 <= size[0] <= size[1]:
         raise DataError(f"no image sizes lie in {size}: give (least, greatest), least 16 or more")
+    out = Path(out)
     _clear(out)
     pictures, masks, splits = (out / part for part in _FOLDERS)
     for folder in (pictures, masks, splits):
@@ -79,14 +80,13 @@ def write_scenes(
     # First, because it is the mark by which a later run knows the folder.
     (out / "classes.txt").write_text(_CLASSES_FILE)
     names = [f"scene_{index:04d}" for index in range(images)]
-    for index, name in enumerate(names):
+    tracked = (progress or Silent()).track(names, total=images, unit="scenes", what="drawing")
+    for index, name in enumerate(tracked):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         height, width = rng.integers(size[0], size[1] + 1, 2)
         image, mask = draw_scene(rng, int(height), int(width))
         Image.fromarray(image).save(pictures / f"{name}.png")
         write_mask(masks / f"{name}.png", mask)
-        if progress is not None:
-            progress(index + 1, images)
     # Last, because a data set without split files is not taken for a complete one.
     train = [name for index, name in enumerate(names) if index % 3 != 2]
     members = {"train": train, "val": names[2::3], "trainval": names}

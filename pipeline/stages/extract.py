@@ -326,7 +326,7 @@ def _refuse_other_cache(out: Path, identity: Identity, *, replace: bool) -> None
     if replace or not any(out.glob("*-of-*.h5")):
         return
     present = FeatureCache(out).identity
-    if differences := identity.differences(present):
+    if differences := present.differences(identity):
         raise CacheMismatchError(
             f"{out}: holds a cache made otherwise ({'; '.join(differences)}); "
             "give another --out, or --replace to overwrite it"

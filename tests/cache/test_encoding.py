@@ -58,6 +58,12 @@ def test_int8_uses_its_whole_range_in_every_channel():
     assert (decode(array, scale)[2] == 0).all()
 
 
+@pytest.mark.parametrize("units", [1, 100, 190, 10**6])
+def test_int8_of_values_below_the_normal_numbers(units):
+    values = np.array([[[units, -units]]], np.float32) * np.float32(2.0**-149)
+    assert (np.abs(decode(*stored(values, "int8")) - values) <= np.abs(values)).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channels_of_zeros(dtype):
     values = np.zeros((3, 2, 2), np.float32)

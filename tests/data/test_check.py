@@ -13,9 +13,7 @@ MakeVoc = Callable[..., Path]
 
 def test_a_sound_data_set_has_no_problems(make_voc: MakeVoc) -> None:
     root = make_voc({"train": ["a", "b"], "trainval": ["a", "b", "c"]})
-    steps: list[tuple[int, int]] = []
-    assert check_dataset(VocDataset.open(root), progress=lambda *at: steps.append(at)) == []
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert check_dataset(VocDataset.open(root)) == []
 
 
 def test_every_problem_is_listed_once(make_voc: MakeVoc) -> None:

@@ -87,7 +87,9 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, monkeypatch):
     expected = torch.autograd.grad(expected_loss, list(head.parameters()))
 
     table, plan = head.project(maps, size)
-    loss = backpropagate(head, table, plan, label, void=255, class_weights=weights, smoothing=smoothing, normalizer=7)
+    loss = backpropagate(
+        head, table, plan, label, void=255, class_weights=weights, smoothing=smoothing, normalizer=7
+    )
     assert loss == pytest.approx(float(expected_loss.detach()), rel=1e-5)
     for parameter, gradient in zip(head.parameters(), expected, strict=True):
         scale = gradient.abs().max().clamp(min=1e-6)
@@ -129,7 +131,5 @@ def test_without_smoothing_and_weights_it_is_the_usual_cross_entropy():
     found = smoothed_cross_entropy(
         logits, label, void=255, class_weights=torch.ones(6), smoothing=torch.full((6,), 0.2 / 6)
     )
-    expected = cross_entropy(
-        logits, label, ignore_index=255, reduction="sum", label_smoothing=0.2
-    )
+    expected = cross_entropy(logits, label, ignore_index=255, reduction="sum", label_smoothing=0.2)
     torch.testing.assert_close(found, expected)

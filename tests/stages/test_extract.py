@@ -240,17 +240,19 @@ def test_another_order_of_the_split_is_kept_to(run, dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "changes"),
+    ("difference", "changes"),
     [
-        ("dtype", {"dtype": "int8"}),
-        ("geometry", {"geometry": "align_corners"}),
-        ("preprocessing", {"preprocessing": Preprocessing("raw", "native")}),
+        ("dtype: float16, not int8", {"dtype": "int8"}),
+        ("geometry: half_pixel, not align_corners", {"geometry": "align_corners"}),
+        ("preprocessing: .*imagenet.*raw", {"preprocessing": Preprocessing("raw", "native")}),
     ],
 )
-def test_other_settings_are_refused_by_name_until_told_to_replace(run, tmp_path, field, changes):
+def test_other_settings_are_refused_by_name_until_told_to_replace(
+    run, tmp_path, difference, changes
+):
     run()
     before = values(tmp_path / "cache")
-    with pytest.raises(CacheMismatchError, match=rf"cache.*\({field}: .*--replace") as caught:
+    with pytest.raises(CacheMismatchError, match=rf"cache.*\({difference}.*--replace") as caught:
         run(**changes)
     assert "\n" not in str(caught.value)
     assert values(tmp_path / "cache") == before
@@ -423,7 +425,7 @@ def test_an_overflow_names_image_tap_and_remedy(run, dataset, tmp_path):
     state["features.0.weight"] *= 1e7
     save_file(state, tmp_path / "loud.safetensors")
     loud = load_backbone("squeezenet1_0", weights=tmp_path / "loud.safetensors", taps=["conv1"])
-    with pytest.raises(CacheOverflowError, match="tap conv1: .*--dtype float32") as caught:
+    with pytest.raises(CacheOverflowError, match=r"tap conv1: .*--dtype float32") as caught:
         run(backbone=loud, on_error="skip")
     assert dataset.image_ids("train")[0] in str(caught.value)
     assert not list((tmp_path / "cache").glob("*.h5"))
