@@ -1,6 +1,5 @@
 """Heads: the same scores as the classifier they came from, before and after the disk."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadInfo, load_head, save_head
 from pipeline.hypercolumn import Features, hypercolumn_map
 from pipeline.identity import Identity, TapIdentity
+from pipeline.tensorfile import write_tensors
 
 CHANNELS = {"a": 5, "b": 4, "c": 3}
 SIZE = (11, 9)
@@ -203,8 +203,6 @@ def test_what_is_no_head(tmp_path, head, monkeypatch):
     [{}, {"head": "{}"}, {"head": "no json"}],
 )
 def test_a_head_that_does_not_say_what_it_is(tmp_path, metadata):
-    from pipeline.tensorfile import write_tensors
-
     write_tensors(tmp_path / "h", {"conv0.bias": torch.zeros(2)}, metadata, kind="hypercolumn-head")
     with pytest.raises(HeadError, match="not a head that this version can read") as caught:
         load_head(tmp_path / "h")
@@ -261,10 +259,9 @@ def test_damaged_estimators_are_refused(tmp_path, maps):
         load_head(tmp_path / "h")
 
 
-def test_layers_that_do_not_fit_the_taps_are_refused(head):
-    info = replace(head, info=make_info(Features(taps=("a",), context=()))).info
-    layers = to_layers(
-        fitted(LogisticRegression(), np.random.default_rng(0).normal(size=(50, 9)), [0, 1]), 4
-    )
+def test_layers_that_do_not_fit_the_taps_are_refused():
+    info = make_info(Features(taps=("a",), context=()))  # 5 channels
+    columns = np.random.default_rng(0).normal(size=(50, 9))
+    layers = to_layers(fitted(LogisticRegression(), columns, [0, 1]), 4)
     with pytest.raises(HeadError, match="do not stack"):
         Head.from_layers(layers, info)

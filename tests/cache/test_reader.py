@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -76,14 +77,14 @@ def test_void_as_background_changes_void_alone(make_sketch, tmp_path):
     assert (sketch.records["zebra_7"].label == 255).any()
 
 
-def test_more_shards_than_files_are_held_open(make_sketch, make_identity, tmp_path):
+def test_more_shards_than_files_are_held_open(make_sketch, tmp_path):
     sketch = make_sketch()
     record = sketch.records["cow.1"]
     ids = [f"i{n}" for n in range(20)]
     for n, plan in enumerate(plan_shards(tmp_path, "train", ids, 1)):
         image = np.full((7, 9, 3), n, np.uint8)
         (image_id,) = plan.image_ids
-        numbered = type(record)(**{**vars(record), "image_id": image_id, "image": image})
+        numbered = replace(record, image_id=image_id, image=image)
         write_shard(plan, [numbered], sketch.identity, compression=None, details={})
     split = FeatureCache(tmp_path)["train"]
     for n in [*range(20), *reversed(range(20)), 3, 3, 17]:
@@ -153,11 +154,12 @@ def test_damage_outside_the_payloads_is_an_error_that_names_the_file(make_sketch
             damaged = bytearray(whole)
             damaged[at + offset] ^= 0x10
             path.write_bytes(damaged)
-            assert not sketch.plans[0].is_done(sketch.identity, sketch.sources) or at > 0
+            sketch.plans[0].is_done(sketch.identity, sketch.sources)  # does not raise
             with pytest.raises(CacheDamagedError) as caught:
                 split = FeatureCache(tmp_path)["train"]
                 for image_id in sketch.records:
-                    split.sources(image_id), split.size(image_id)
+                    split.sources(image_id)
+                    split.size(image_id)
                     dict(split.arrays(image_id))
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
