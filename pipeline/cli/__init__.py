@@ -6,6 +6,7 @@ from importlib import import_module
 
 import click
 
+from pipeline.cli.memory import keep_freed_memory
 from pipeline.errors import PipelineError
 
 _COMMANDS = {
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     with 2, Ctrl-C with 130.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # its limits are stricter in pipeline.data
     try:
         code = cli.main(arguments, prog_name="pipeline", standalone_mode=False)

@@ -118,12 +118,20 @@ def _setting(text: str) -> tuple[str, Any]:
 @click.option(
     "--out", type=PATH, required=True, metavar="HEAD", help="Head to write, *.safetensors."
 )
-@click.option("--epochs", type=int, help="Passes over all training images.")
-@click.option("--batch-size", type=int, help="Images per optimiser step.")
-@click.option("--learning-rate", type=float, help="Adam's, at the start.")
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rate.")
+@click.option("--epochs", type=int, help="Passes over all training images [default: 4].")
+@click.option("--batch-size", type=int, help="Images per optimiser step [default: 4].")
+@click.option("--learning-rate", type=float, help="Adam's, at the start [default: 0.0005].")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "constant"]),
+    help="Of the learning rate [default: cosine].",
+)
 @click.option("--weight-decay", type=float, help="Decoupled, on the weights [default: 0].")
-@click.option("--label-smoothing", type=float, help="Share of the target spread over all classes.")
+@click.option(
+    "--label-smoothing",
+    type=float,
+    help="Share of a pixel's target that is spread over all classes [default: 0.1].",
+)
 @click.option(
     "--class-weights",
     type=click.Choice(["none", "inverse", "batch"]),

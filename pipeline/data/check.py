@@ -33,9 +33,7 @@ class Problem:
     what: str
 
 
-def check_dataset(
-    dataset: VocDataset, *, progress: Progress | None = None
-) -> list[Problem]:
+def check_dataset(dataset: VocDataset, *, progress: Progress | None = None) -> list[Problem]:
     """Read every split file, image and mask, and list every problem.
 
     An image that several splits list is read once. Splits whose name begins with ``test`` may be

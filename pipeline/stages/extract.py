@@ -2,24 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-import xxhash
-from numpy.typing import NDArray
-
 from pipeline.backbones import Backbone, Preprocessing
 from pipeline.cache import (
-    BYTES_PER_VALUE,
     Drawing,
     FeatureCache,
-    ImageRecord,
     ShardPlan,
     draw_samples,
     plan_shards,
@@ -30,14 +22,12 @@ from pipeline.cache import (
     write_samples,
     write_shard,
 )
-from pipeline.data import VocDataset, image_size
-from pipeline.errors import BackboneError, CacheMismatchError, DataError, SpaceError
+from pipeline.data import VocDataset
+from pipeline.errors import CacheMismatchError, DataError, SpaceError
 from pipeline.identity import Identity, TapIdentity
 from pipeline.progress import Progress, Silent
 from pipeline.software import versions
-
-_DECODERS = 2
-_DECODED_AHEAD = 8
+from pipeline.stages.image_records import ImageRecords
 
 
 @dataclass
@@ -61,14 +51,6 @@ class ExtractResult:
     images: int = 0
     computed: int = 0
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    image_id: str
-    image: NDArray[np.uint8]
-    label: NDArray[np.uint8]
-    label_original: NDArray[np.uint8]
 
 
 def extract(
@@ -149,7 +131,7 @@ def extract(
     _refuse_other_cache(out, identity, replace=replace)
 
     result = ExtractResult(out, identity.fingerprint)
-    extraction = _Extraction(
+    source = ImageRecords(
         dataset=dataset,
         backbone=backbone,
         preprocessing=preprocessing,
@@ -157,7 +139,7 @@ def extract(
         skip=on_error == "skip",
         skipped=result.skipped,
     )
-    sources = {split: extraction.sources(split) for split in splits}
+    sources = {split: source.sources(split) for split in splits}
     plans = {
         split: plan_shards(out, split, tuple(sources[split]), images_per_shard) for split in splits
     }
@@ -165,7 +147,7 @@ def extract(
         split: [plan for plan in plans[split] if not plan.is_done(identity, sources[split])]
         for split in splits
     }
-    _announce(progress, extraction, out, identity, plans, todo)
+    _announce(progress, source, out, identity, plans, todo)
 
     out.mkdir(parents=True, exist_ok=True)
     details = {"dataset": dataset.root.name, "software": versions()}
@@ -177,7 +159,7 @@ def extract(
         )
         for plan in todo[split]:
             own = list(plan.image_ids)
-            records = extraction.records(split, islice(tracked, len(own)), sources[split])
+            records = source.records(split, islice(tracked, len(own)), sources[split])
             result.computed += write_shard(
                 plan, records, identity, compression=compression, details=details
             )
@@ -224,104 +206,6 @@ def identity_of(
     )
 
 
-@dataclass(frozen=True)
-class _Extraction:
-    dataset: VocDataset
-    backbone: Backbone
-    preprocessing: Preprocessing
-    batch_size: int
-    skip: bool
-    skipped: list[tuple[str, str, str]]
-
-    def sources(self, split: str) -> dict[str, dict[str, str]]:
-        """Digest the files of every image of a split, in order."""
-        found = {}
-        for image_id in self.dataset.image_ids(split):
-            try:
-                found[image_id] = {
-                    "image_digest": _file_digest(self.dataset.image_path(image_id)),
-                    "mask_digest": _file_digest(self.dataset.mask_path(image_id)),
-                }
-            except (DataError, OSError) as error:
-                if not self.skip:
-                    raise DataError(str(error)) from error
-                found[image_id] = {"image_digest": "unreadable", "mask_digest": "unreadable"}
-        return found
-
-    def bytes_of(self, image_id: str, dtype: str) -> int:
-        """Give the bytes that an image will take in the cache."""
-        try:
-            height, width = image_size(self.dataset.image_path(image_id))
-            size = self.preprocessing.target_size(height, width)
-            values = sum(c * h * w for c, h, w in self.backbone.feature_shapes(*size))
-        except (DataError, BackboneError):
-            return 0  # it will be reported when it is read
-        return values * BYTES_PER_VALUE[dtype] + 4 * size[0] * size[1] + height * width // 20
-
-    def records(
-        self, split: str, image_ids: Iterable[str], sources: dict[str, dict[str, str]]
-    ) -> Iterator[ImageRecord]:
-        """Run the backbone over images and yield what goes into the shard."""
-        names = [tap.name for tap in self.backbone.taps]
-        for batch in self._batches(self._loaded(split, image_ids)):
-            inputs = np.stack([self.preprocessing.normalize(item.image) for item in batch])
-            maps = self.backbone(torch.from_numpy(inputs).to(self.backbone.device))
-            arrays = [m.float().cpu().numpy() for m in maps]
-            for position, item in enumerate(batch):
-                yield ImageRecord(
-                    image_id=item.image_id,
-                    maps={n: a[position] for n, a in zip(names, arrays, strict=True)},
-                    label=item.label,
-                    label_original=item.label_original,
-                    image=item.image,
-                    sources=sources[item.image_id],
-                )
-
-    def _loaded(self, split: str, image_ids: Iterable[str]) -> Iterator[_Loaded]:
-        """Decode and resize images in threads, a few ahead of the backbone, in order."""
-        waiting = iter(image_ids)
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            futures = [(i, pool.submit(self._load, i)) for i in islice(waiting, _DECODED_AHEAD)]
-            while futures:
-                image_id, future = futures.pop(0)
-                try:
-                    yield future.result()
-                except DataError as error:
-                    if not self.skip:
-                        raise
-                    self.skipped.append((split, image_id, str(error)))
-                futures += [(i, pool.submit(self._load, i)) for i in islice(waiting, 1)]
-
-    def _load(self, image_id: str) -> _Loaded:
-        image = self.dataset.read_image(image_id)
-        mask = self.dataset.read_mask(image_id)
-        resized = self.preprocessing.resize_image(image)
-        try:
-            self.backbone.feature_shapes(resized.shape[0], resized.shape[1])
-        except BackboneError as error:
-            path = self.dataset.image_path(image_id)
-            raise DataError(f"{path}: cannot go through the backbone; {error}") from error
-        return _Loaded(image_id, resized, self.preprocessing.resize_mask(mask), mask)
-
-    def _batches(self, items: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
-        """Group neighbours of one size."""
-        batch: list[_Loaded] = []
-        for item in items:
-            if batch and (
-                len(batch) == self.batch_size or item.image.shape != batch[0].image.shape
-            ):
-                yield batch
-                batch = []
-            batch.append(item)
-        if batch:
-            yield batch
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read())
-
-
 def _refuse_other_cache(out: Path, identity: Identity, *, replace: bool) -> None:
     if replace or not any(out.glob("*-of-*.h5")):
         return
@@ -335,7 +219,7 @@ def _refuse_other_cache(out: Path, identity: Identity, *, replace: bool) -> None
 
 def _announce(
     progress: Progress,
-    extraction: _Extraction,
+    source: ImageRecords,
     out: Path,
     identity: Identity,
     plans: dict[str, list[ShardPlan]],
@@ -351,7 +235,7 @@ def _announce(
     done = sum(counts.values()) - len(waiting)
     if done:
         progress.say(f"{done} images are in the cache already and stay as they are")
-    needed = sum(extraction.bytes_of(image_id, identity.dtype) for image_id in waiting)
+    needed = sum(source.bytes_of(image_id, identity.dtype) for image_id in waiting)
     existing = next(p for p in (out, *out.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     progress.say(f"to write: {_size(needed)} to {out}; free: {_size(free)}")
