@@ -122,7 +122,7 @@ def test_a_missing_and_a_broken_image(
 def test_a_cache_made_otherwise(extract: list[object], mistake: Mistake, cache: Path) -> None:
     said = mistake(*extract, "--out", cache)
     assert said.startswith(f"{cache}: holds a cache made otherwise (")
-    assert 'input_size": "224"}, not {"normalization": "imagenet", "input_size": "native"}' in said
+    assert '"input_size": "native"}, not ' in said
     assert said.endswith("give another --out, or --replace to overwrite it")
 
 

@@ -18,7 +18,7 @@ def test_scenes_are_written_where_asked_and_by_default(
     runner = CliRunner()
     asked = runner.invoke(data, ["scenes", "--out", "here", "--images", "3", "--seed", "4"])
     assert asked.exit_code == 0, asked.output
-    assert asked.output == "here: 3 scenes, 7 classes\n"
+    assert asked.stdout == "here: 3 scenes, 7 classes\n"
     default = runner.invoke(data, ["scenes", "--images", "3"])
     assert default.exit_code == 0, default.output
     assert len(VocDataset.open("data/scenes").image_ids("trainval")) == 3
@@ -30,7 +30,7 @@ def test_check_summarises_a_sound_data_set(make_voc: MakeVoc) -> None:
     root = make_voc({"train": ["a", "b"], "val": ["c"]})
     result = CliRunner().invoke(data, ["check", str(root)])
     assert result.exit_code == 0
-    assert result.output.splitlines() == [
+    assert result.stdout.splitlines() == [
         f"{root}: no problems",
         "splits: train (2 images), val (1 images)",
         "classes: ground, cat, dog (void: 255)",
@@ -43,7 +43,7 @@ def test_check_lists_every_problem_and_exits_1(make_voc: MakeVoc) -> None:
     (root / "SegmentationClass/c.png").write_bytes(b"")
     result = CliRunner().invoke(data, ["check", str(root)])
     assert result.exit_code == 1
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("[train] ")
     assert lines[1].startswith(f"[val] {root / 'SegmentationClass/c.png'}")
