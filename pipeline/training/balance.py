@@ -1,12 +1,11 @@
 """Class weights, for data in which most pixels are background."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 ClassWeights = Literal["none", "inverse", "batch"]
-CLASS_WEIGHTS = get_args(ClassWeights)
 
 
 def inverse_frequency(pixels: Tensor) -> Tensor:
