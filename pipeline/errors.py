@@ -10,14 +10,22 @@
     ├── CacheError
     │   ├── CacheNotFoundError (FileNotFoundError)   run ``pipeline extract`` first
     │   ├── CacheMismatchError           use another cache, or extract anew
-    │   ├── CacheDamagedError            delete the named file and extract again
+    │   ├── CacheDamagedError            run ``pipeline cache repair``
     │   └── CacheOverflowError (OverflowError)       choose a wider dtype or scaled input
     ├── ClassifierError (ValueError)     choose another estimator or draw more samples
     ├── HeadError (ValueError)           use a head that belongs to this cache or backbone
-    └── SpaceError (OSError)             make room, or write somewhere else
+    ├── BusyError                        wait for the other run, or write somewhere else
+    ├── DeviceMemoryError (MemoryError)  use smaller input, or the CPU
+    └── WriteError (OSError)             see to the folder's rights, or write somewhere else
+        └── SpaceError                   make room, or write somewhere else
 
 A message is one line: what is wrong, where, and what to do about it.
 """
+
+import errno
+from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PipelineError(Exception):
@@ -53,7 +61,7 @@ class CacheMismatchError(CacheError):
 
 
 class CacheDamagedError(CacheError):
-    """A payload in the cache does not match its digest."""
+    """Something in the cache does not match its digest, or is not where it belongs."""
 
 
 class CacheOverflowError(CacheError, OverflowError):
@@ -68,5 +76,30 @@ class HeadError(PipelineError, ValueError):
     """A head file cannot be read, or belongs to other taps, weights or classes."""
 
 
-class SpaceError(PipelineError, OSError):
+class BusyError(PipelineError):
+    """Another run is writing what this one is to write."""
+
+
+class DeviceMemoryError(PipelineError, MemoryError):
+    """A single image needs more memory than the GPU has."""
+
+
+class WriteError(PipelineError, OSError):
+    """A file or folder cannot be written."""
+
+
+class SpaceError(WriteError):
     """There is not enough room on the disk for what a run will write."""
+
+
+def cannot_write(path: Path, error: OSError) -> WriteError:
+    """Say which file it is that the operating system could not write, and what to do."""
+    if error.errno in _NO_ROOM:
+        return SpaceError(
+            f"{path}: no room to write it ({error.strerror}); make room and run it again, "
+            "what is finished is kept"
+        )
+    return WriteError(
+        f"{path}: cannot be written ({error.strerror}); see to its folder's rights and disk, "
+        "or write somewhere else"
+    )
