@@ -1,7 +1,10 @@
 """A frozen network with taps."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,14 @@ class Backbone:
         Weights by torchvision's parameter names, on the CPU; those that no tap needs may be
         missing.
     source
-        Where the weights are from, for messages.
+        Where the weights are from: ``DEFAULT``, ``random``, a file.
+    seed
+        Of random weights.
 
     Attributes
     ----------
+    source, seed
+        As given.
     name
         The network, by torchvision's name.
     taps
@@ -51,7 +58,12 @@ class Backbone:
     """
 
     def __init__(
-        self, outline: Outline, state: Mapping[str, Tensor], *, source: str = "given"
+        self,
+        outline: Outline,
+        state: Mapping[str, Tensor],
+        *,
+        source: str = "given",
+        seed: int = 0,
     ) -> None:
         what = f"{source} weights do not fit {outline.name}"
         needed = fit_weights(state, outline.tensors, what=what)
@@ -59,6 +71,8 @@ class Backbone:
 
         self.name = outline.name
         self.taps = outline.taps
+        self.source = source
+        self.seed = seed
         self.weights_digest = weights_digest(needed)
         self._outline = outline
         self._tapped = TappedNetwork(network, outline.modules, outline.last)
@@ -81,6 +95,45 @@ class Backbone:
         self._outline.feature_shapes(images.shape[2], images.shape[3])
         outputs = dict(self._tapped(images))
         return [_join([outputs[module] for module in tap.modules]) for tap in self.taps]
+
+    def one_by_one(self, images: Iterable[Tensor], *, at_once: int) -> Iterator[list[Tensor]]:
+        """Compute the feature maps of images so that no bit depends on anything but the image.
+
+        Convolutions add up in an order that torch chooses by the number of images in the batch and
+        by the number of threads. Here each image goes through the network alone and on one thread,
+        several of them at a time; on one CPU that gives the same bits for every ``at_once`` and
+        every number of threads, and takes no longer.
+
+        Parameters
+        ----------
+        images
+            Float images ``(3, H, W)`` of any sizes, preprocessed and on the backbone's device.
+            They are taken as they are needed.
+        at_once
+            How many images are in work at a time.
+
+        Yields
+        ------
+        list of Tensor
+            ``(C, h, w)`` per tap, in the order of the images.
+
+        Raises
+        ------
+        BackboneError
+            If an image is too small for the network.
+        """
+        threads = torch.get_num_threads()
+        waiting = iter(images)
+        with ThreadPoolExecutor(at_once, initializer=_compute_on_one_thread) as pool:
+            try:
+                running = deque(pool.submit(self, i[None]) for i in islice(waiting, at_once))
+                while running:
+                    maps = running.popleft().result()
+                    running.extend(pool.submit(self, i[None]) for i in islice(waiting, 1))
+                    yield [m[0] for m in maps]
+            finally:
+                # What the pool's threads set for themselves is also what later threads start with.
+                torch.set_num_threads(threads)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +199,7 @@ def load_backbone(
     # The taps come first: a misspelt one should not cost a download.
     outline = Outline(name, parse_taps(name, taps))
     state = load_weights(name, weights, seed=seed, progress=progress)
-    return Backbone(outline, state, source=str(weights)).to(device)
+    return Backbone(outline, state, source=str(weights), seed=seed).to(device)
 
 
 def _with_weights(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -165,3 +218,9 @@ def _with_weights(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module
 
 def _join(outputs: list[Tensor]) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _compute_on_one_thread() -> None:
+    """Have the calling thread compute alone; torch keeps the number for each thread."""
+    torch.get_num_threads()  # sets it when first called, which would undo what is set before
+    torch.set_num_threads(1)

@@ -20,6 +20,10 @@ _BUILD_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# Longer ones are no slips, and comparing them with others takes its time.
+_LONGEST_NAME = 80
+
+
 def check_name(name: str) -> None:
     """Check that ``name`` is one of torchvision's classification networks.
 
@@ -30,7 +34,8 @@ def check_name(name: str) -> None:
     """
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise BackboneError(f"backbone {name!r} is unknown; {_suggestion(name, names)}")
+        asked = name[:_LONGEST_NAME]
+        raise BackboneError(f"backbone {asked!r} is unknown; {_suggestion(asked.lower(), names)}")
 
 
 def torchvision_network(name: str) -> nn.Module:
@@ -115,7 +120,8 @@ def expand_module(network: nn.Module, name: str, *, backbone: str) -> tuple[str,
     """
     names = [known for known, _ in network.named_modules() if known]
     if name not in names:
-        raise BackboneError(f"{backbone} has no module {name!r}; {_suggestion(name, names)}")
+        asked = name[:_LONGEST_NAME]
+        raise BackboneError(f"{backbone} has no module {asked!r}; {_suggestion(asked, names)}")
     if isinstance(network.get_submodule(name), Fire):
         return f"{name}.expand1x1", f"{name}.expand3x3"
     return (name,)

@@ -13,13 +13,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import ParamsError
+from pipeline.errors import BackboneError, ParamsError
 
 Normalization = Literal["imagenet", "raw"]
 
 # Channel statistics of ImageNet on the 0..1 scale: torchvision's published weights expect them.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+
+MAX_SIDE = 10_000
+"""Largest input size, in pixels."""
+
+MAX_PIXELS = MAX_SIDE**2
+"""Largest image that a backbone is given, in pixels: a narrow one grows beyond all bounds when its
+shorter side is enlarged."""
 
 _INPUT_SIZE = re.compile(r"native|(?P<short>short:)?(?P<pixels>[1-9][0-9]*)")
 
@@ -57,13 +64,34 @@ class Preprocessing:
                 f"input size {self.input_size!r} is not understood; write a square as '224', "
                 "the shorter side as 'short:320', or 'native' (as text)"
             )
+        # Counted before it is read as a number, which takes time where there are thousands.
+        digits = self.input_size.removeprefix("short:")
+        if digits.isdecimal() and (len(digits) > 5 or int(digits) > MAX_SIDE):
+            raise ParamsError(
+                f"input size {self.input_size[:20]!r} is too large; choose {MAX_SIDE} at most"
+            )
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image of this height and width is resized to.
 
         With ``short:S`` the longer side is scaled by ``S / shorter`` and rounded to the nearest
         pixel, halves up.
+
+        Raises
+        ------
+        BackboneError
+            If that is more than `MAX_PIXELS`.
         """
+        target = self._target_size(height, width)
+        if target[0] * target[1] > MAX_PIXELS:
+            raise BackboneError(
+                f"an image of {height}x{width} pixels becomes {target[0]}x{target[1]} with input "
+                f"size {self.input_size!r}, more than {MAX_PIXELS // 10**6} million pixels; cut it "
+                "into parts, or choose another input size"
+            )
+        return target
+
+    def _target_size(self, height: int, width: int) -> tuple[int, int]:
         match = _INPUT_SIZE.fullmatch(self.input_size)
         if match is None or match["pixels"] is None:
             return height, width
@@ -84,6 +112,11 @@ class Preprocessing:
         -------
         ndarray
             ``(h, w, 3)`` uint8 with ``(h, w) = target_size(H, W)``.
+
+        Raises
+        ------
+        BackboneError
+            As :meth:`target_size`.
         """
         height, width = self.target_size(*image.shape[:2])
         if (height, width) == image.shape[:2]:

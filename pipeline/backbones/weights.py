@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -75,7 +76,8 @@ def fit_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, wh
     Raises
     ------
     WeightsError
-        If one is missing or has another shape: the first in the network's order is named.
+        If one is missing, has another shape, or does not hold finite floating-point numbers: the
+        first in the network's order is named.
     """
     fitting: State = {}
     for key, pattern in wanted.items():
@@ -89,8 +91,28 @@ def fit_weights(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, wh
                 f"{what}: {key!r} is {tuple(value.shape)} where the network has "
                 f"{tuple(pattern.shape)}; give that network's weights"
             )
-        fitting[key] = value.detach().to(pattern.dtype)
+        fitting[key] = _finite(value.detach(), pattern.dtype, what=f"{what}: {key!r}")
     return fitting
+
+
+def _finite(value: Tensor, dtype: torch.dtype, *, what: str) -> Tensor:
+    """Return the tensor in that dtype, or raise WeightsError unless all of it is finite numbers."""
+    # Quantised weights, for one, are whole numbers that mean nothing without their scales.
+    if (
+        not value.is_floating_point()
+        or value.is_quantized
+        or value.is_meta
+        or value.layout != torch.strided
+    ):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{what} does not hold plain floating-point numbers ({kind}, {value.device.type}); "
+            "save the weights in float32"
+        )
+    converted = value.to(dtype)
+    if not bool(torch.isfinite(converted).all()):
+        raise WeightsError(f"{what} has values that are not finite; get the weights again")
+    return converted
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -140,7 +162,7 @@ def _read(path: Path) -> State:
 def _read_safetensors(path: Path) -> State:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise WeightsError(
             f"{path} is damaged or no safetensors file ({_first_line(error)}); get it again"
         ) from error
@@ -148,13 +170,16 @@ def _read_safetensors(path: Path) -> State:
 
 def _read_torch(path: Path) -> State:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # Its warnings ask to report to torch what is said in one line below.
+        with warnings.catch_warnings(action="ignore"):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds objects that need code to load, which is refused; save "
             "the network's state_dict() alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    # torch takes a damaged file's word for much, and fails in as many ways.
+    except Exception as error:
         raise WeightsError(
             f"{path} is damaged or no torch file ({_first_line(error)}); get it again"
         ) from error

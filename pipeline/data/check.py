@@ -93,13 +93,14 @@ def _check_image(
     dataset: VocDataset, image_id: str, *, needs_mask: bool
 ) -> Iterator[tuple[Path, str]]:
     """Yield each file of an image that is not in order, and what is wrong with it."""
-    shape = None
-    path = dataset.root / "JPEGImages" / image_id
+    size = None
+    image_path = dataset.root / "JPEGImages" / image_id
     try:
-        path = dataset.image_path(image_id)
-        shape = read_image(path).shape
+        image_path = dataset.image_path(image_id)
+        height, width, _ = read_image(image_path).shape
+        size = (height, width)
     except DataError as error:
-        yield path, str(error)
+        yield image_path, str(error)
     if not needs_mask and not _has_mask(dataset, image_id):
         return
     path = dataset.root / "SegmentationClass" / image_id
@@ -114,9 +115,9 @@ def _check_image(
         dataset.require_labels(path, mask)
     except DataError as error:
         yield path, str(error)
-    if shape is None:
+    if size is None:
         return
     try:
-        dataset.require_size(path, mask, shape[0], shape[1])
+        dataset.require_size(path, mask, image_path, size)
     except DataError as error:
         yield path, str(error)

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline.data.images import open_image
 from pipeline.errors import DataError
+from pipeline.wholefile import written_whole
 
 
 def _voc_palette() -> npt.NDArray[np.uint8]:
@@ -29,15 +31,20 @@ VOC_PALETTE = _voc_palette()
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
-    """Write an index mask as a palette PNG in the VOC colours.
+_NOTE = "Comment"
+
+
+def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, note: str = "") -> None:
+    """Write an index mask as a palette PNG in the VOC colours; it exists whole or not at all.
 
     Parameters
     ----------
     path
-        File to write; its folder must exist.
+        File to write.
     mask
         ``(H, W)`` uint8 class indices.
+    note
+        A comment to write into the file, for :func:`read_note`.
 
     Raises
     ------
@@ -50,24 +57,51 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8]) -> None:
         )
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(VOC_PALETTE.tobytes())
-    image.save(path, format="PNG")
+    _save(path, image, note)
 
 
-def write_overlay(path: Path, image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> None:
+def read_note(path: Path) -> str:
+    """Return the note in a PNG file, or nothing if there is no such file, or none that is whole.
+
+    The image itself is decoded as well, which checks its checksums.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        with open_image(path) as image:
+            image.load()
+            return str(image.info.get(_NOTE, ""))
+    except DataError:
+        return ""
+
+
+def _save(path: Path, image: Image.Image, note: str) -> None:
+    info = PngInfo()
+    if note:
+        info.add_text(_NOTE, note)
+    with written_whole(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
+
+
+def write_overlay(
+    path: Path, image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], *, note: str = ""
+) -> None:
     """Write an image with its mask's colours laid over it, class 0 left as it is.
 
     Parameters
     ----------
     path
-        PNG file to write; its folder must exist.
+        PNG file to write; it exists whole or not at all.
     image
         ``(H, W, 3)`` uint8 RGB.
     mask
         ``(H, W)`` uint8 class indices.
+    note
+        As :func:`write_mask` takes it.
     """
     blended = (image.astype(np.uint16) + VOC_PALETTE[mask]) // 2
     shown = np.where((mask == 0)[..., None], image, blended).astype(np.uint8)
-    Image.fromarray(shown).save(path, format="PNG")
+    _save(path, Image.fromarray(shown), note)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8]:
@@ -76,7 +110,8 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
     Parameters
     ----------
     path
-        An image in mode P, L or 1 (a two-class mask).
+        A PNG file in mode P, L or 1 (a two-class mask). Other formats are refused: JPEG changes the
+        values at edges, and only PNG has checksums.
 
     Returns
     -------
@@ -89,6 +124,11 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
         If the file is missing, unreadable, or holds colours instead of indices.
     """
     with open_image(path) as image:
+        if image.format != "PNG":
+            raise DataError(
+                f"{path} is of format {image.format}, whose pixels may not be the indices that were"
+                " saved: save the mask as PNG"
+            )
         if image.mode not in ("P", "L", "1"):
             raise DataError(
                 f"{path} is an image of mode {image.mode}, not an index mask:"

@@ -7,6 +7,7 @@ deep tap's stride, and a texture is wider than a pixel.
 """
 
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -97,10 +98,10 @@ def write_scenes(
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run wrote to ``out``; refuse if there is anything else."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise DataError(f"{out} is a file: name a folder for the scenes")
+        raise DataError(f"{out} is not a folder: name one for the scenes")
     ours = {"classes.txt", *(folder.parts[0] for folder in _FOLDERS)}
     present = [path for path in out.iterdir() if not path.name.startswith(".")]
     mark = out / "classes.txt"

@@ -1,5 +1,6 @@
 """Data sets in the layout of PASCAL VOC: images, palette masks, and split files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.images import IMAGE_SUFFIXES, image_size, list_images, read_image
+from pipeline.data.files import has_control_characters, list_folder, require_file
+from pipeline.data.images import (
+    IMAGE_SUFFIXES,
+    image_size,
+    is_turned,
+    list_images,
+    read_image,
+)
+from pipeline.data.listings import parse_classes, parse_split, require_classes
 from pipeline.data.palette import read_mask
 from pipeline.errors import DataError
 
@@ -99,22 +108,32 @@ class VocDataset:
         root = Path(root)
         _require_layout(root)
         listing = root / "classes.txt"
-        named, named_void = _parse_classes(listing) if listing.is_file() else (VOC_CLASSES, None)
-        source = listing if classes is None and listing.is_file() else root
+        # A link that leads nowhere is a mistake, not a data set without class names of its own.
+        has_listing = os.path.lexists(listing)
+        named, named_void = parse_classes(listing) if has_listing else (VOC_CLASSES, None)
+        source = listing if classes is None and has_listing else root
         chosen = named if classes is None else tuple(classes)
         chosen_void = next((v for v in (void, named_void) if v is not None), DEFAULT_VOID)
-        _require_classes(source, chosen, chosen_void)
+        require_classes(source, chosen, chosen_void)
         return cls(root=root, classes=chosen, void=chosen_void)
 
     def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits, sorted."""
-        return tuple(
-            sorted(
-                path.stem
-                for path in (self.root / _SPLITS).glob("*.txt")
-                if not path.name.startswith(".")
-            )
-        )
+        """Return the names of the splits, sorted.
+
+        Raises
+        ------
+        DataError
+            If a split file's name cannot be printed.
+        """
+        folder = self.root / _SPLITS
+        names = sorted(p.stem for p in folder.glob("*.txt") if not p.name.startswith("."))
+        for name in names:
+            if has_control_characters(name):
+                raise DataError(
+                    f"{folder}: the split file {name + '.txt'!r} has control characters in its"
+                    " name: rename it"
+                )
+        return tuple(names)
 
     def split_path(self, split: str) -> Path:
         """Return the file that lists a split's images.
@@ -152,7 +171,7 @@ class VocDataset:
         Raises
         ------
         DataError
-            If there is none.
+            If there is none, or it is no file that can be read.
         """
         return _find(self.root / "JPEGImages", image_id, _VOC_SUFFIXES)
 
@@ -162,7 +181,7 @@ class VocDataset:
         Raises
         ------
         DataError
-            If there is none.
+            If there is none, or it is no file that can be read.
         """
         return _find(self.root / "SegmentationClass", image_id, (".png",))
 
@@ -182,26 +201,37 @@ class VocDataset:
         Raises
         ------
         DataError
-            If the mask is missing or unreadable, is not of its image's size, or has a label that is
-            neither a class nor void.
+            If the mask is missing or unreadable, is not of its image's size, has a label that is
+            neither a class nor void, or is all void.
         """
-        path = self.mask_path(image_id)
+        path, image_path = self.mask_path(image_id), self.image_path(image_id)
         mask = read_mask(path)
-        self.require_size(path, mask, *image_size(self.image_path(image_id)))
+        self.require_size(path, mask, image_path, image_size(image_path))
         self.require_labels(path, mask)
         return mask
 
     @staticmethod
-    def require_size(path: Path, mask: npt.NDArray[np.uint8], height: int, width: int) -> None:
-        """Raise DataError unless the mask of file ``path`` has its image's height and width."""
-        if mask.shape != (height, width):
+    def require_size(
+        path: Path, mask: npt.NDArray[np.uint8], image_path: Path, size: tuple[int, int]
+    ) -> None:
+        """Raise DataError unless the mask of file ``path`` has its image's (height, width)."""
+        if mask.shape == size:
+            return
+        what = f"{path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[1]}x{size[0]}"
+        if mask.shape == size[::-1] and is_turned(image_path):
             raise DataError(
-                f"{path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}:"
-                " redraw the mask at the size of the image"
+                f"{what}: it is drawn on the view that the EXIF orientation of {image_path} turns,"
+                " which is not applied here; bake the rotation into the image file, as"
+                " 'mogrify -auto-orient' does"
             )
+        raise DataError(f"{what}: redraw the mask at the size of the image")
 
     def require_labels(self, path: Path, mask: npt.NDArray[np.uint8]) -> None:
-        """Raise DataError unless each label in the mask of file ``path`` is a class or void."""
+        """Raise DataError unless the labels in the mask of file ``path`` are classes and void.
+
+        A mask of nothing but void is refused as well: there is nothing in it to train on or to
+        measure.
+        """
         present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
         strange = [str(v) for v in present if v >= len(self.classes) and v != self.void]
         if strange:
@@ -209,45 +239,11 @@ class VocDataset:
                 f"{path} has labels {', '.join(strange)}, but there are {len(self.classes)} classes"
                 f" and void is {self.void}: correct the mask, or name the classes in classes.txt"
             )
-
-
-def parse_split(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read a split file: one image id per line, blank lines and surrounding blanks ignored.
-
-    Parameters
-    ----------
-    path
-        Text file in UTF-8, with any line ends.
-
-    Returns
-    -------
-    ids : tuple of str
-        The ids, in the order of the file, without duplicates.
-    problems : tuple of str
-        What is wrong with the other lines, or with the file as a whole.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return (), (f"cannot be read as UTF-8 text ({error}): write it anew",)
-    first_line: dict[str, int] = {}
-    problems = []
-    for number, line in enumerate(lines, start=1):
-        image_id = line.strip()
-        if not image_id:
-            continue
-        if image_id in (".", "..") or any(sign in image_id for sign in "/\\\0"):
-            problems.append(f"line {number}: {image_id!r} is a path: write the bare image id")
-        elif image_id in first_line:
-            problems.append(
-                f"line {number}: {image_id!r} is listed in line {first_line[image_id]} already:"
-                " remove one of them"
+        if np.array_equal(present, [self.void]):
+            raise DataError(
+                f"{path} has no label but void ({self.void}): label some of its pixels, or remove"
+                " the image from the split"
             )
-        else:
-            first_line[image_id] = number
-    if not first_line and not problems:
-        problems.append("lists no image: write one image id per line")
-    return tuple(first_line), tuple(problems)
 
 
 def _require_layout(root: Path) -> None:
@@ -269,50 +265,20 @@ def _require_layout(root: Path) -> None:
     raise DataError(f"{root} has no {missing}: name the folder that holds them")
 
 
-def _parse_classes(path: Path) -> tuple[tuple[str, ...], int | None]:
-    """Read class names, and the void label if a comment names it, from ``classes.txt``."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text ({error}): write it anew") from error
-    names = []
-    void = None
-    for number, line in enumerate((line.strip() for line in lines), start=1):
-        if not line:
-            raise DataError(
-                f"{path} line {number} is blank: name a class there, or remove the line"
-            )
-        if not line.startswith("#"):
-            names.append(line)
-            continue
-        key, _, value = line.removeprefix("#").partition(":")
-        if key.strip() == "void":
-            if not value.strip().isdecimal():
-                raise DataError(f"{path} line {number}: void is a number, such as '# void: 255'")
-            void = int(value)
-    return tuple(names), void
-
-
-def _require_classes(source: Path, classes: tuple[str, ...], void: int) -> None:
-    """Raise DataError unless the names are distinct and they and void fit 8-bit labels."""
-    if not 0 <= void <= 255:
-        raise DataError(f"{source}: void is {void}: choose a label from 0 to 255")
-    if not 1 <= len(classes) <= 256:
-        raise DataError(f"{source}: {len(classes)} classes: name between 1 and 256")
-    if not all(classes) or len(set(classes)) < len(classes):
-        raise DataError(f"{source}: class names repeat or are empty: give each class its own name")
-
-
 def _find(folder: Path, image_id: str, suffixes: tuple[str, ...]) -> Path:
     """Return the file of ``folder`` called ``image_id`` with one of ``suffixes``, in any case."""
-    for suffix in (*suffixes, *(suffix.upper() for suffix in suffixes)):
-        path = folder / f"{image_id}{suffix}"
-        if path.is_file():
-            return path
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.stem == image_id and path.suffix.lower() in suffixes:
-                return path
+    candidates = [f"{image_id}{s}" for s in (*suffixes, *(suffix.upper() for suffix in suffixes))]
+    found = next((folder / name for name in candidates if os.path.lexists(folder / name)), None)
+    if found is None and folder.is_dir():
+        spelt_otherwise = (
+            path
+            for path in list_folder(folder)
+            if path.stem == image_id and path.suffix.lower() in suffixes
+        )
+        found = next(spelt_otherwise, None)
+    if found is not None:
+        require_file(found)
+        return found
     hint = "restore the file, or remove it from the split"
     if Path(image_id).suffix.lower() in IMAGE_SUFFIXES:
         hint = "list image ids without a suffix"

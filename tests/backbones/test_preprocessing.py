@@ -8,7 +8,7 @@ import torch
 import torchvision.transforms.functional as tvf
 
 from pipeline.backbones import Preprocessing
-from pipeline.errors import ParamsError
+from pipeline.errors import BackboneError, ParamsError
 
 
 def random_image(height, width):
@@ -38,6 +38,31 @@ def test_target_size(input_size, size, expected):
 def test_other_input_sizes_are_refused(input_size):
     with pytest.raises(ParamsError, match=r"short:320"):
         Preprocessing(input_size=input_size)
+
+
+@pytest.mark.parametrize("input_size", ["10001", "short:10001", "9" * 5000, "short:" + "9" * 5000])
+def test_input_sizes_without_bounds_are_refused(input_size):
+    with pytest.raises(ParamsError, match="is too large; choose 10000 at most") as caught:
+        Preprocessing(input_size=input_size)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (2, 2_000_000)])
+def test_an_image_that_would_grow_beyond_bounds_is_refused(size):
+    preprocessing = Preprocessing(input_size="short:224")
+    with pytest.raises(BackboneError, match=r"becomes .*, more than 100 million pixels; cut it"):
+        preprocessing.target_size(*size)
+    # Before memory is taken for it, which would be 1.5 GB.
+    image = np.broadcast_to(np.zeros(3, np.uint8), (*size, 3))
+    with pytest.raises(BackboneError):
+        preprocessing.resize_image(image)
+    with pytest.raises(BackboneError):
+        preprocessing.resize_mask(image[..., 0])
+
+
+def test_the_largest_sizes_are_taken():
+    assert Preprocessing(input_size="10000").target_size(3, 5) == (10_000, 10_000)
+    assert Preprocessing(input_size="native").target_size(1, 10**8) == (1, 10**8)
 
 
 def test_other_normalizations_are_refused():

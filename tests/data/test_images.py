@@ -1,13 +1,14 @@
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.images import image_size, list_images, read_image
+from pipeline.data.images import image_size, is_turned, list_images, read_image
 from pipeline.errors import DataError
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -56,6 +57,38 @@ def test_exif_rotation_is_not_applied(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (5, 7, 3)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_is_turned_where_the_orientation_swaps_the_sides(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    turned = []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(COLOURS).save(path, exif=exif)
+        turned.append(is_turned(path))
+        assert image_size(path) == (5, 7)
+    assert turned == [False] * 4 + [True] * 4
+    Image.fromarray(COLOURS).save(path)
+    assert not is_turned(path)
+
+
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path) -> None:
+    for value in (0, 9, 60000):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        Image.fromarray(COLOURS).save(tmp_path / "a.png", exif=exif)
+        assert not is_turned(tmp_path / "a.png")
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLOURS)
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_are(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_image, [tmp_path / "a.png"] * 200))
+    assert warnings.filters == before
+
+
 def test_sixteen_bit_grey_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png does not have 8 bits per channel"):
@@ -90,7 +123,7 @@ def test_other_files_are_no_images(tmp_path: Path, content: bytes) -> None:
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png does not exist"):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder: put a file in its place"):
         read_image(tmp_path)
 
 
@@ -103,11 +136,25 @@ def test_huge_images_are_refused_before_decoding(tmp_path: Path, size: tuple[int
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA", "1"])
+def test_a_tiff_is_read_as_it_is_stored(tmp_path: Path, mode: str, orientation: int) -> None:
+    """Pillow turns it as its orientation says, and misread a grey one as it did so."""
+    image, exif = Image.fromarray(COLOURS).convert(mode), Image.Exif()
+    exif[0x112] = orientation
+    image.save(tmp_path / "a.tif", exif=exif)
+    image.convert("RGB").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "a.png"))
+    assert image_size(tmp_path / "a.tif") == (5, 7)
+
+
 def test_list_images_sorts_and_leaves_out_the_rest(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", ".hidden.png", "notes.txt", "c.JPeG"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.JPeG"]
+    (tmp_path / "link.png").symlink_to("gone")
+    names = [path.name for path in list_images(tmp_path)]
+    assert names == ["a.jpg", "b.PNG", "c.JPeG", "link.png"]
 
 
 def test_list_images_needs_a_folder_with_images(tmp_path: Path) -> None:

@@ -120,5 +120,5 @@ def test_arguments_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="sizes"):
         write_scenes(tmp_path / "a", size=(100, 50))
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DataError, match="is not a folder"):
         write_scenes(tmp_path / "file")
