@@ -17,18 +17,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pipeline.classifiers import Layers, load_estimator
-from pipeline.errors import HeadError
+from pipeline.errors import ClassifierError, HeadError, ParamsError
 from pipeline.hypercolumn import DenseHead, Features, hypercolumns_at
 from pipeline.identity import Identity
-from pipeline.tensorfile import read_tensors, write_tensors
+from pipeline.tensorfile import one_line, read_tensors, write_tensors
 
 FORMAT = "hypercolumn-head"
 _BLOCK_PIXELS = 8192
+
+
+class _History(BaseModel):
+    """What fit-dense measured in every epoch, and the number of the best one."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    epoch: list[int] = []
+    best_epoch: int | None = None
+    __pydantic_extra__: dict[str, list[float | None]]
 
 
 class HeadInfo(BaseModel):
@@ -58,7 +69,7 @@ class HeadInfo(BaseModel):
         Versions.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     stage: Literal["sparse", "dense"]
     estimator: str
@@ -70,6 +81,18 @@ class HeadInfo(BaseModel):
     held_out: tuple[str, ...] = ()
     selected_on: str | None = None
     software: dict[str, str] = {}
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of each map the hypercolumn is made of; their sum is D."""
+        return self.features.channels(self.identity.tap_names, self.identity.tap_channels)
+
+    @field_validator("metrics")
+    @classmethod
+    def _history_is_numbers(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        if history := metrics.get("history"):
+            _History.model_validate(history)
+        return metrics
 
 
 @dataclass(frozen=True)
@@ -97,12 +120,11 @@ class Head:
     def from_layers(cls, layers: Layers, info: HeadInfo) -> "Head":
         """Turn fitted layers into a dense head, their scaler folded into the first one."""
         folded = layers.folded()
-        identity = info.identity
         dense = DenseHead(
             [torch.from_numpy(w.astype(np.float32)) for w in folded.weights],
             [torch.from_numpy(b.astype(np.float32)) for b in folded.biases],
-            channels=info.features.channels(identity.tap_names, identity.tap_channels),
-            geometry=identity.geometry,
+            channels=info.channels,
+            geometry=info.identity.geometry,
             activation=layers.activation,
         )
         return cls(
@@ -154,15 +176,23 @@ class Head:
         for block in torch.split(pixels, _BLOCK_PIXELS):
             ys, xs = torch.div(block, size[1], rounding_mode="floor"), block % size[1]
             read = hypercolumns_at(used, ys, xs, size, self.info.identity.geometry)
-            columns = read.cpu().numpy()
+            yield self._estimated(read.cpu().numpy(), n_classes)
+
+    def _estimated(self, columns: NDArray[np.float32], n_classes: int) -> Tensor:
+        try:
             if hasattr(self.estimator, "predict_proba"):
-                scores = torch.zeros(len(block), n_classes)
+                scores = torch.zeros(len(columns), n_classes)
                 known = torch.from_numpy(np.asarray(self.estimator.classes_, np.int64))
-                scores[:, known] = torch.from_numpy(self.estimator.predict_proba(columns)).float()
-            else:
-                labels = torch.from_numpy(np.asarray(self.estimator.predict(columns), np.int64))
-                scores = one_hot(labels, n_classes).float()
-            yield scores
+                found = torch.from_numpy(self.estimator.predict_proba(columns)).float()
+                return scores.index_copy_(1, known, found)
+            labels = torch.from_numpy(np.asarray(self.estimator.predict(columns), np.int64))
+            return one_hot(labels, n_classes).float()
+        # Whatever an estimator raises that was made for other features, or put together by hand.
+        except Exception as error:
+            name = type(self.estimator).__name__
+            raise HeadError(
+                f"the head's {name} cannot predict ({one_line(error)}); fit it again"
+            ) from error
 
 
 def save_head(path: Path, head: Head, *, estimator_bytes: bytes = b"") -> None:
@@ -175,6 +205,11 @@ def save_head(path: Path, head: Head, *, estimator_bytes: bytes = b"") -> None:
     head : Head
     estimator_bytes : bytes
         The serialised estimator of a head without layers.
+
+    Raises
+    ------
+    HeadError
+        If a weight is not finite.
     """
     tensors: dict[str, Tensor] = {}
     if head.dense is not None:
@@ -185,6 +220,10 @@ def save_head(path: Path, head: Head, *, estimator_bytes: bytes = b"") -> None:
             tensors["input.mean"], tensors["input.scale"] = head.input_mean, head.input_scale
     else:
         tensors["estimator"] = torch.frombuffer(bytearray(estimator_bytes), dtype=torch.uint8)
+    if strange := _not_finite(tensors):
+        raise HeadError(
+            f"{path}: not written, since {strange} is not finite; train with a lower learning rate"
+        )
     metadata = {"head": head.info.model_dump_json()}
     write_tensors(path, tensors, metadata, kind=FORMAT)
 
@@ -201,26 +240,62 @@ def load_head(path: Path | str, *, trusted: Sequence[str] = ()) -> Head:
     Raises
     ------
     HeadError
-        If there is no such file, it is damaged, or it is not a head.
+        If there is no such file, it is damaged, it is not a head, or its layers do not fit the
+        taps and classes it names.
     ClassifierError
-        If a stored estimator is made of types that are not trusted.
+        If a stored estimator cannot be read, or is made of types that are not trusted.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path, kind=FORMAT, remedy="fit it again")
     try:
-        info = HeadInfo.model_validate_json(metadata["head"])
-        if "estimator" in tensors:
+        info = HeadInfo.model_validate_json(metadata.get("head", ""))
+        if tensors.keys() == {"estimator"}:
             stored = tensors["estimator"].numpy().tobytes()
             return Head(info, estimator=load_estimator(stored, trusted=trusted))
-        count = sum(name.endswith(".bias") for name in tensors)
-        dense = DenseHead(
-            [tensors[f"conv{i}.weight"][:, :, 0, 0] for i in range(count)],
-            [tensors[f"conv{i}.bias"] for i in range(count)],
-            channels=info.features.channels(info.identity.tap_names, info.identity.tap_channels),
-            geometry=info.identity.geometry,
-            activation=info.activation,
-        )
-    except (KeyError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise HeadError(f"{path}: not a head that this version can read ({first})") from error
+        return _dense_head(info, tensors)
+    except ClassifierError as error:
+        raise ClassifierError(f"{path}: {error}") from error
+    except (HeadError, ParamsError, ValidationError) as error:
+        raise HeadError(
+            f"{path}: not a head that this version can read ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return one_line(error)
+    first = error.errors()[0]
+    return one_line(": ".join([".".join(str(part) for part in first["loc"]), first["msg"]]))
+
+
+def _dense_head(info: HeadInfo, tensors: dict[str, Tensor]) -> Head:
+    """Put the layers of a file together; what they cannot be is refused."""
+    count = sum(name.startswith("conv") for name in tensors) // 2
+    weights, biases = ([f"conv{i}.{n}" for i in range(count)] for n in ("weight", "bias"))
+    scaler, width = {"input.mean", "input.scale"}, sum(info.channels)
+    if not count or tensors.keys() not in ({*weights, *biases}, {*weights, *biases, *scaler}):
+        raise HeadError(f"its tensors are {', '.join(tensors)}")
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        fits = shape[2:] == (1, 1) if name.endswith(".weight") else len(shape) == 1
+        if not fits or 0 in shape or (name in scaler and shape != (width,)):
+            raise HeadError(f"{name} cannot be of shape {shape}")
+        if tensor.dtype != torch.float32 or (name == "input.scale" and (tensor <= 0).any()):
+            raise HeadError(f"{name} holds values that it cannot have")
+    if strange := _not_finite(tensors):
+        raise HeadError(f"{strange} is not finite")
+    dense = DenseHead(
+        [tensors[name][:, :, 0, 0] for name in weights],
+        [tensors[name] for name in biases],
+        channels=info.channels,
+        geometry=info.identity.geometry,
+        activation=info.activation,
+    )
+    if dense.n_classes != (named := len(info.identity.classes)):
+        raise HeadError(f"it scores {dense.n_classes} classes, but names {named}")
     return Head(info, dense, tensors.get("input.mean"), tensors.get("input.scale"))
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str:
+    """Give the name of the first tensor that holds an infinity or a nan, if any."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), "")

@@ -6,13 +6,14 @@ features made from them.
 """
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 FORMAT = "hypercolumn-cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class TapIdentity(BaseModel):
@@ -20,10 +21,11 @@ class TapIdentity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    # As it names datasets in shards it must be no path.
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")
     modules: tuple[str, ...]
-    channels: int
-    stride: int
+    channels: int = Field(ge=1)
+    stride: int = Field(ge=0)
 
 
 class Identity(BaseModel):
@@ -53,12 +55,20 @@ class Identity(BaseModel):
 
     backbone: str
     weights: str
-    taps: tuple[TapIdentity, ...]
+    taps: tuple[TapIdentity, ...] = Field(min_length=1)
     preprocessing: dict[str, Any]
     geometry: Literal["half_pixel", "align_corners"]
     dtype: Literal["float16", "float32", "int8"]
-    classes: tuple[str, ...]
-    void: int
+    classes: tuple[str, ...] = Field(min_length=1, max_length=256)
+    void: int = Field(ge=0, le=255)
+
+    @field_validator("taps")
+    @classmethod
+    def _tap_names_are_their_own(cls, taps: tuple[TapIdentity, ...]) -> tuple[TapIdentity, ...]:
+        names = {tap.name for tap in taps}
+        if len(names) < len(taps) or names & {"label", "label_original", "image"}:
+            raise ValueError("taps must have names of their own")
+        return taps
 
     @property
     def tap_names(self) -> list[str]:
@@ -87,6 +97,15 @@ class Identity(BaseModel):
             for field in mine
             if mine[field] != theirs[field]
         ]
+
+
+def file_digest(path: Path) -> str:
+    """Give the hexadecimal digest (xxh3, 128 bits) of a file's bytes."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _contrast(mine: Any, theirs: Any) -> str:

@@ -5,8 +5,10 @@ command line take precedence over the file.
 """
 
 import difflib
+import os
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,22 +16,31 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.cache import Drawing
-from pipeline.errors import ParamsError
+from pipeline.data.files import require_file
+from pipeline.errors import DataError, ParamsError
 from pipeline.hypercolumn import Features
 from pipeline.training import TrainSettings
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+# DVC puts the name into commands and paths.
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+_MAX_BYTES = 2**20
+_MAX_NODES = 10_000
+# The largest that numpy, scikit-learn and torch all take.
+_MAX_SEED = 2**32 - 1
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
 
 class ScenesParams(_Section):
     """The embedded data set: how many images, and the seed of the drawing."""
 
-    images: int = Field(default=180, ge=3)
-    seed: int = Field(default=0, ge=0)
+    images: int = Field(default=180, ge=3, le=1_000_000)
+    seed: int = Field(default=0, ge=0, le=_MAX_SEED)
 
 
 class DataParams(_Section):
@@ -56,7 +67,14 @@ class ExtractParams(_Section):
     images_per_shard: int = Field(default=64, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     on_error: Literal["stop", "skip"] = "stop"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MAX_SEED)
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_are_distinct(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if not splits or len(set(splits)) < len(splits):
+            raise ValueError("name one split or more, each once")
+        return splits
 
 
 class SamplesParams(_Section):
@@ -64,7 +82,7 @@ class SamplesParams(_Section):
 
     pixels_per_class: int = Field(default=3, ge=1)
     void_as_background: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MAX_SEED)
 
 
 class FitSparseParams(_Section):
@@ -74,7 +92,7 @@ class FitSparseParams(_Section):
     estimator: str = "mlp"
     options: dict[str, Any] = {}
     holdout: float = Field(default=0.1, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=_MAX_SEED)
 
     @field_validator("options")
     @classmethod
@@ -118,7 +136,7 @@ class ReportParams(_Section):
 class Params(_Section):
     """A whole ``params.yaml``; ``name`` is the folder of its cache, heads and results."""
 
-    name: str = "run"
+    name: str = Field(default="run", pattern=_NAME)
     data: DataParams = DataParams()
     extract: ExtractParams = ExtractParams()
     features: Features = Features()
@@ -145,19 +163,56 @@ def load_params(path: Path) -> Params:
         If it is missing, is not YAML, or has an unknown key or a value out of range; the message
         names the key and what is allowed.
     """
+    if not os.path.lexists(path):
+        raise ParamsError(f"{path}: no such file; name another with --params")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        require_file(path, max_bytes=_MAX_BYTES)
+    except DataError as error:
+        raise ParamsError(str(error)) from error
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    # PyYAML leaves it to Python to refuse a value such as the date 2024-99-99, or [[[[... .
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
         raise ParamsError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())})"
+            f"{path}: not readable as YAML ({reason[:200]}); correct it, as recipes/scenes.yaml is"
         ) from error
     if content is None:
         return Params()
     if not isinstance(content, Mapping):
         raise ParamsError(f"{path}: its top level is not a mapping of sections")
     return checked(Params, content, source=str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, without keys that are given twice and without aliases that grow beyond bounds."""
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > _MAX_NODES:
+            raise yaml.YAMLError(f"more than {_MAX_NODES} values, aliases counted")
+        return self.construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen and key != "<<":
+                raise yaml.YAMLError(f"the key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """Count the values of a node, an alias as often as it is used; a node in itself is infinite."""
+    if node not in known:
+        known[node] = float("inf")
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[node] = 1 + sum(_size(part, known) for part in parts)
+    return known[node]
 
 
 def override(section: S, given: Mapping[str, Any]) -> S:
@@ -174,21 +229,34 @@ def override(section: S, given: Mapping[str, Any]) -> S:
 
 def checked(model: type[S], content: Mapping[str, Any], *, source: str) -> S:
     """Turn a mapping into a model, and what is wrong with it into one line."""
+    _refuse_switches(model, content, source)
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ParamsError(f"{source}: {_explain(model, error)}") from error
+        reason = " ".join(_explain(model, error).split())  # a key may hold line ends
+        raise ParamsError(f"{source}: {reason}") from error
+
+
+def _refuse_switches(model: type[BaseModel], content: Mapping[str, Any], where: str) -> None:
+    """Raise ParamsError for a yes or no where a number belongs: Python would count it as 1 or 0."""
+    for key, value in content.items():
+        field = model.model_fields.get(key)
+        kind: Any = field.annotation if field else None
+        if isinstance(value, bool) and field and kind is not bool:
+            raise ParamsError(f"{where}: {key}: {value} is a yes or no, which it cannot be")
+        if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            _refuse_switches(kind, value, f"{where}: {key}")
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part)[:40] for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg']}, but it is {first['input']!r}"
+        return f"{where}: {first['msg'][:200]}, but it is {reprlib.repr(first['input'])}"
     owner: Any = model
     for part in first["loc"][:-1]:
         owner = owner.model_fields[part].annotation
     known = sorted(owner.model_fields)
-    close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+    close = difflib.get_close_matches(str(first["loc"][-1])[:40], known, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
     return f"{where}: unknown key; {hint}"

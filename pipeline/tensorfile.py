@@ -1,7 +1,6 @@
 """Safetensors files that vouch for their content, exist whole or not at all, and run no code."""
 
 import json
-import os
 from pathlib import Path
 
 import xxhash
@@ -10,6 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.errors import HeadError
+from pipeline.wholefile import write_whole
 
 FORMAT_VERSION = 1
 
@@ -23,13 +23,7 @@ def write_tensors(
     """
     head = {"format": kind, "format_version": str(FORMAT_VERSION), **metadata}
     head["xxh3"] = _digest(tensors, head)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(_in_order(save(tensors, head)))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, _in_order(save(tensors, head)))
 
 
 def read_tensors(path: Path, *, kind: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,19 +39,37 @@ def read_tensors(path: Path, *, kind: str, remedy: str) -> tuple[dict[str, Tenso
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            # Before any tensor is looked at: a foreign file may be of any size.
+            _require_kind(path, metadata, kind, remedy)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise HeadError(f"{path}: damaged, or not a safetensors file ({error})") from error
-    if metadata.get("format") != kind:
-        raise HeadError(f"{path}: a safetensors file, but not a {kind}")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+        stored, digest = metadata.pop("xxh3", None), _digest(tensors, metadata)
+    except HeadError:
+        raise
+    # TypeError, ValueError and RuntimeError: dtypes and shapes that torch or numpy do not have
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise HeadError(
-            f"{path}: format version {metadata.get('format_version')}, but this software reads "
-            f"version {FORMAT_VERSION}; {remedy}"
-        )
-    if metadata.pop("xxh3", None) != _digest(tensors, metadata):
+            f"{path}: damaged, or not a safetensors file ({one_line(error)}); {remedy}"
+        ) from error
+    if stored != digest:
         raise HeadError(f"{path}: damaged, its content does not match its digest; {remedy}")
     return tensors, metadata
+
+
+def one_line(text: object) -> str:
+    """Put what a file or a library says into one line of moderate length, fit for a terminal."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def _require_kind(path: Path, metadata: dict[str, str], kind: str, remedy: str) -> None:
+    if metadata.get("format") != kind:
+        raise HeadError(f"{path}: a safetensors file, but not a {kind}")
+    version = metadata.get("format_version")
+    if version != str(FORMAT_VERSION):
+        raise HeadError(
+            f"{path}: format version {one_line(version)}, but this software reads version "
+            f"{FORMAT_VERSION}; {remedy}"
+        )
 
 
 def _in_order(serialised: bytes) -> bytes:

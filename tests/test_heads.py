@@ -1,5 +1,6 @@
 """Heads: the same scores as the classifier they came from, before and after the disk."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from pipeline.classifiers import dump_estimator, to_layers
-from pipeline.errors import HeadError
+from pipeline.errors import ClassifierError, HeadError
 from pipeline.heads import Head, HeadInfo, load_head, save_head
 from pipeline.hypercolumn import Features, hypercolumn_map
 from pipeline.identity import Identity, TapIdentity
@@ -200,13 +201,114 @@ def test_what_is_no_head(tmp_path, head, monkeypatch):
 
 @pytest.mark.parametrize(
     "metadata",
-    [{}, {"head": "{}"}, {"head": "no json"}],
+    [{}, {"head": "{}"}, {"head": "no json"}, {"head": "[" * 100_000}, {"head": "null"}],
+    ids=["nothing", "empty", "no json", "deep", "null"],
 )
 def test_a_head_that_does_not_say_what_it_is(tmp_path, metadata):
     write_tensors(tmp_path / "h", {"conv0.bias": torch.zeros(2)}, metadata, kind="hypercolumn-head")
     with pytest.raises(HeadError, match="not a head that this version can read") as caught:
         load_head(tmp_path / "h")
     assert "\n" not in str(caught.value)
+
+
+def forged(path, head, *, tensors=(), **fields):
+    """Write a head with other tensors (None: without) and other fields, rightly signed."""
+    save_head(path, head)
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = {name: t for name, t in {**found, **dict(tensors)}.items() if t is not None}
+    info = head.info.model_dump(mode="json")
+    for place, value in fields.items():
+        *within, last = place.split("__")
+        inner = info
+        for key in within:
+            inner = inner[int(key) if key.isdigit() else key]
+        inner[last] = value
+    write_tensors(path, found, {"head": json.dumps(info)}, kind="hypercolumn-head")
+    return path
+
+
+def test_a_forged_head_without_changes_is_the_head(tmp_path, head):
+    assert load_head(forged(tmp_path / "h", head)).info == head.info
+
+
+# The head has 19 channels: a, b, c and two copies of c; 3 hidden units, 4 classes.
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"conv0.weight": torch.zeros(3, 19)}, r"conv0.weight cannot be of shape \(3, 19\)"),
+        ({"conv0.weight": torch.zeros(3, 19, 3, 3)}, r"of shape \(3, 19, 3, 3\)"),
+        ({"conv0.weight": torch.zeros(3, 20, 1, 1)}, "do not stack on hypercolumns of 18"),
+        ({"conv0.weight": torch.zeros(0, 18, 1, 1)}, "cannot be of shape"),
+        ({"conv0.weight": torch.zeros(())}, "cannot be of shape"),
+        ({"conv0.weight": torch.zeros(3, 18, 1, 1).half()}, "values that it cannot have"),
+        ({"conv0.weight": torch.full((3, 18, 1, 1), torch.nan)}, "conv0.weight is not finite"),
+        ({"conv1.weight": torch.zeros(4, 2, 1, 1)}, "do not stack"),
+        ({"conv1.bias": torch.tensor([0, torch.inf, 0, 0])}, "conv1.bias is not finite"),
+        ({"conv1.bias": torch.zeros(4, 1)}, "cannot be of shape"),
+        ({"conv1.bias": torch.zeros(4).long()}, "values that it cannot have"),
+        (
+            {"conv1.weight": torch.zeros(5, 3, 1, 1), "conv1.bias": torch.zeros(5)},
+            "scores 5 classes, but names 4",
+        ),
+        ({"conv0.bias": None}, "its tensors are"),
+        ({"conv7.bias": torch.zeros(4)}, "its tensors are"),
+        ({"x" * 1000 + "\n": torch.zeros(4)}, "its tensors are"),
+        ({"input.mean": None}, "its tensors are"),
+        ({"input.mean": torch.zeros(7)}, "input.mean cannot be of shape"),
+        ({"input.scale": torch.zeros(18)}, "values that it cannot have"),
+        ({"estimator": torch.zeros(4, dtype=torch.uint8)}, "its tensors are"),
+        (dict.fromkeys([f"conv{i}.{n}" for i in (0, 1) for n in ("weight", "bias")]), "tensors"),
+    ],
+)
+def test_tensors_that_are_no_layers_of_the_head_are_refused(tmp_path, head, tensors, reason):
+    path = forged(tmp_path / "h", head, tensors=tensors)
+    with pytest.raises(HeadError, match=reason) as caught:
+        load_head(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"activation": "swish"}, "activation 'swish'"),
+        ({"features__taps": ["d"]}, "no tap 'd'"),
+        ({"features__context": ["global"]}, r"input.mean cannot be of shape \(18,\)"),
+        ({"features__context": ["4"]}, "features.context: "),
+        ({"identity__classes": ["cow"] * 5}, "scores 4 classes, but names 5"),
+        ({"identity__classes": []}, "identity.classes: "),
+        ({"identity__void": 256}, "identity.void: "),
+        ({"identity__taps": []}, "identity.taps: "),
+        ({"identity__taps__0__channels": -5}, "identity.taps.0.channels: "),
+        ({"identity__taps__0__channels": 10**30}, "input.mean cannot be of shape"),
+        ({"identity__taps__0__name": "b"}, "identity.taps: .*names of their own"),
+        ({"identity__taps__0__name": "label"}, "identity.taps: .*names of their own"),
+        ({"identity__taps__0__name": "../a"}, "identity.taps.0.name: "),
+        ({"identity__dtype": "bfloat16"}, "identity.dtype: "),
+        ({"metrics": {"history": "ten epochs"}}, r"metrics[.\w]*: "),
+        ({"metrics": {"history": {"epoch": 3}}}, r"metrics[.\w]*: "),
+        ({"metrics": {"history": {"epoch": [0], "train_loss": ["<b>"]}}}, r"metrics[.\w]*: "),
+        ({"no\nsuch\x1b[2J": 1}, r"no such\?\[2J: "),
+        ({"x" * 10_000: 1}, "xxx"),
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(tmp_path, head, fields, reason):
+    path = forged(tmp_path / "h", head, **fields)
+    with pytest.raises(HeadError, match=reason) as caught:
+        load_head(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path, head):
+    with torch.no_grad():
+        head.dense.weights[0][1, 2] = torch.nan
+    with pytest.raises(HeadError, match=r"conv0\.weight is not finite; train"):
+        save_head(tmp_path / "h", head)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2, 3], [1, 3]], ids=str)
@@ -256,6 +358,27 @@ def test_damaged_estimators_are_refused(tmp_path, maps):
     at = whole.index(data[:16])
     (tmp_path / "h").write_bytes(whole[: at + 40] + b"?" + whole[at + 41 :])
     with pytest.raises(HeadError, match="damaged"):
+        load_head(tmp_path / "h")
+
+
+@pytest.mark.parametrize("classes", [(7, 9), (-1, 1), (2**40, 1)], ids=str)
+@pytest.mark.parametrize("kind", [GaussianNB, LinearSVC])
+def test_an_estimator_of_other_classes_cannot_predict(maps, kind, classes):
+    info = make_info()
+    estimator = fitted(kind(), columns_of(maps, info), list(classes))
+    with pytest.raises(HeadError, match=f"{kind.__name__} cannot predict .*fit it again"):
+        Head(info, estimator=estimator).scores([maps[tap] for tap in CHANNELS], SIZE)
+
+
+def test_an_estimator_of_other_features_cannot_predict(maps):
+    estimator = fitted(GaussianNB(), np.random.default_rng(0).normal(size=(50, 4)), [0, 1])
+    with pytest.raises(HeadError, match=r"GaussianNB cannot predict .*4 features"):
+        Head(make_info(), estimator=estimator).scores([maps[tap] for tap in CHANNELS], SIZE)
+
+
+def test_the_file_of_a_damaged_estimator_is_named(tmp_path, maps):
+    save_head(tmp_path / "h", Head(make_info(), estimator=1), estimator_bytes=b"no estimator")
+    with pytest.raises(ClassifierError, match=r"h: the stored estimator cannot be read"):
         load_head(tmp_path / "h")
 
 

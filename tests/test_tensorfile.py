@@ -110,3 +110,55 @@ def test_a_failed_write_leaves_the_file_before_it(path):
     with pytest.raises(Exception, match="int"):
         write_tensors(path, TENSORS, {"number": 3}, kind=KIND)
     assert path.read_bytes() == before
+
+
+def with_header(path, header: bytes, data: bytes = b""):
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path
+
+
+SIGNED = {"format": KIND, "format_version": "1", "xxh3": "0" * 32}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("BF16", [3], 6),
+        ("F8_E4M3", [3], 3),
+        ("C64", [1], 8),
+        ("F32", [0, 2**62], 0),
+        ("F32", [0, 2**40, 2**40], 0),
+        ("F32", [0, 2**64 - 1], 0),
+        ("F32", [1] * 70, 4),
+    ],
+)
+def test_dtypes_and_shapes_that_no_array_has_are_damage(tmp_path, dtype, shape, size):
+    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    header = json.dumps({"__metadata__": SIGNED, "a": tensor}).encode()
+    with pytest.raises(HeadError, match=f"damaged, .*; {REMEDY}") as caught:
+        read(with_header(tmp_path / "t", header, bytes(size)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 10_000,
+        b'{"a": ' * 10_000,
+        b'{"a": {"dtype": "F\\n32", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a\\n' + b"b" * 5000 + b'": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        json.dumps({"__metadata__": {**SIGNED, "format_version": "2\n" * 1000}}).encode(),
+    ],
+)
+def test_whatever_a_header_says_the_message_is_a_line(tmp_path, header):
+    with pytest.raises(HeadError) as caught:
+        read(with_header(tmp_path / "t", header, bytes(4)))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_foreign_file_is_refused_before_its_tensors_are_read(tmp_path):
+    tensor = {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}
+    path = with_header(tmp_path / "t", json.dumps({"a": tensor}).encode(), bytes(2))
+    with pytest.raises(HeadError, match=f"not a {KIND}"):
+        read(path)

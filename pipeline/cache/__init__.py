@@ -1,42 +1,93 @@
 """The feature cache on disk. The only place that knows of HDF5."""
 
+from pipeline.cache.drawing import Drawing, SampleDrawer, Samples, draw_pixels, draw_samples
 from pipeline.cache.encoding import BYTES_PER_VALUE
-from pipeline.cache.index import write_index
-from pipeline.cache.reader import CachedSplit, FeatureCache
+from pipeline.cache.garbage import find_garbage
+from pipeline.cache.headers import ShardDetails, ShardHeader, Sources, scan_shards
+from pipeline.cache.index import check_index, write_index
+from pipeline.cache.inventory import (
+    Stock,
+    changed_images,
+    make_way,
+    refuse_other_cache,
+    retired_shards,
+    set_aside,
+    shard_samples,
+)
+from pipeline.cache.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    manifest_of,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.cache.reader import CachedSplit, FeatureCache, find_shards
 from pipeline.cache.samples import (
-    Drawing,
-    Samples,
-    draw_pixels,
-    draw_samples,
+    count_samples,
+    merge_samples,
     read_samples,
     samples_are_current,
+    samples_drawing,
     samples_path,
+    shard_samples_path,
     write_samples,
 )
+from pipeline.cache.session import alone_in, in_turn, joint_session, remove_dead_locks, writing
 from pipeline.cache.shards import (
     ImageRecord,
     ShardPlan,
+    StoredImage,
     plan_shards,
-    remove_other_shards,
-    write_shard,
+    total_images,
+    written_shard,
 )
 
 __all__ = [
     "BYTES_PER_VALUE",
+    "MANIFEST_NAME",
     "CachedSplit",
     "Drawing",
     "FeatureCache",
     "ImageRecord",
+    "Manifest",
+    "SampleDrawer",
     "Samples",
+    "ShardDetails",
+    "ShardHeader",
     "ShardPlan",
+    "Sources",
+    "Stock",
+    "StoredImage",
+    "alone_in",
+    "changed_images",
+    "check_index",
+    "count_samples",
     "draw_pixels",
     "draw_samples",
+    "find_garbage",
+    "find_shards",
+    "in_turn",
+    "joint_session",
+    "make_way",
+    "manifest_of",
+    "merge_samples",
     "plan_shards",
+    "read_manifest",
     "read_samples",
-    "remove_other_shards",
+    "refuse_other_cache",
+    "remove_dead_locks",
+    "retired_shards",
     "samples_are_current",
+    "samples_drawing",
     "samples_path",
+    "scan_shards",
+    "set_aside",
+    "shard_samples",
+    "shard_samples_path",
+    "total_images",
     "write_index",
+    "write_manifest",
     "write_samples",
-    "write_shard",
+    "writing",
+    "written_shard",
 ]

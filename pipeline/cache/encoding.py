@@ -1,18 +1,55 @@
 """Feature maps as the cache stores them, and the digests that vouch for them."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from pipeline.errors import CacheOverflowError
 
-DTYPES = ("float16", "float32", "int8")
 BYTES_PER_VALUE = {"float16": 2, "float32": 4, "int8": 1}
 
 
-def encode(
-    values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str
-) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
+@dataclass(frozen=True)
+class StoredArray:
+    """An array as it lies in a shard.
+
+    Attributes
+    ----------
+    values : array
+        Of the cache's dtype for a feature map (C, h, w), of uint8 for labels and images.
+    scale : array of float32, shape (C,), or None
+        What ``int8`` maps are multiplied by.
+    """
+
+    values: NDArray[Any]
+    scale: NDArray[np.float32] | None = None
+
+    @property
+    def digest(self) -> str:
+        """The xxh3 digest (128 bits) of dtype, shape, scale and bytes."""
+        hasher = new_digest(self.values.dtype, self.values.shape)
+        if self.scale is not None:
+            hasher.update(np.ascontiguousarray(self.scale).data)
+        hasher.update(np.ascontiguousarray(self.values).data)
+        return hasher.hexdigest()
+
+    def decoded(self) -> NDArray[np.float32]:
+        """Give the float32 feature map (C, h, w)."""
+        values = self.values.astype(np.float32)
+        if self.scale is not None:
+            values *= self.scale[:, None, None]
+        return values
+
+
+def new_digest(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> xxhash.xxh3_128:
+    """Begin the digest of an array whose bytes are still to come."""
+    return xxhash.xxh3_128(f"{dtype.str}{shape}".encode())
+
+
+def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) -> StoredArray:
     """Turn a feature map into what is stored.
 
     Parameters
@@ -26,9 +63,7 @@ def encode(
 
     Returns
     -------
-    stored : array of ``dtype``, shape (C, h, w)
-    scale : array of float32, shape (C,), or None
-        What ``int8`` values are multiplied by.
+    StoredArray
 
     Raises
     ------
@@ -45,26 +80,10 @@ def encode(
         # Below the normal numbers a quotient has too few bits left to serve as a scale.
         smallest = 127 * np.finfo(np.float32).tiny
         scale = np.where(peak >= smallest, peak / 127, 1).astype(np.float32)
-        return np.rint(values / scale[:, None, None]).astype(np.int8), scale
+        return StoredArray(np.rint(values / scale[:, None, None]).astype(np.int8), scale)
     if dtype == "float16" and peak.max() > np.finfo(np.float16).max:
         raise CacheOverflowError(
             f"image {image_id}, tap {tap}: the value {peak.max():.6g} does not fit float16; "
             "extract with --dtype float32, or with --input imagenet if the input was raw"
         )
-    return values.astype(dtype), None
-
-
-def decode(stored: NDArray[np.generic], scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Turn what is stored back into a float32 feature map (C, h, w)."""
-    if scale is None:
-        return stored.astype(np.float32)
-    return stored.astype(np.float32) * scale[:, None, None]
-
-
-def digest(array: NDArray[np.generic], scale: NDArray[np.float32] | None = None) -> str:
-    """Give the xxh3 digest (128 bits) of an array's dtype, shape, scale and bytes."""
-    hasher = xxhash.xxh3_128(f"{array.dtype.str}{array.shape}".encode())
-    if scale is not None:
-        hasher.update(np.ascontiguousarray(scale).data)
-    hasher.update(np.ascontiguousarray(array).data)
-    return hasher.hexdigest()
+    return StoredArray(values.astype(dtype))

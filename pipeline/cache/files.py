@@ -1,5 +1,11 @@
-"""Files that exist whole or not at all, and the attributes every HDF5 file of a cache carries."""
+"""HDF5 files of a cache: written whole or not at all, and saying what they are.
 
+All text is stored with fixed length, in object headers that HDF5 protects by checksums. It keeps
+text of variable length in a heap without any, where a flipped bit can make the library hang.
+"""
+
+import errno
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -8,38 +14,220 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
-from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
+from pipeline.cache.encoding import StoredArray
+from pipeline.cache.interrupts import uninterrupted
+from pipeline.errors import (
+    CacheDamagedError,
+    CacheError,
+    CacheMismatchError,
+    CacheNotFoundError,
+)
 from pipeline.identity import FORMAT, FORMAT_VERSION, Identity
+from pipeline.wholefile import UnbufferedFile, written_whole
 
-REMEDY = "delete it and run 'pipeline extract' again"
-UNREADABLE = (KeyError, OSError, RuntimeError, ValueError)
-"""What h5py raises where a file is damaged, or does not hold what it should."""
+REMEDY = "run 'pipeline cache repair'"
+UNREADABLE = (KeyError, OSError, RuntimeError, ValueError, TypeError, RecursionError)
+"""What h5py and json raise where a file is damaged, or does not hold what it should."""
+
+_DIGEST_LENGTH = 32
+_LONGEST_TEXT = 1 << 25
+_FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_LZF)
+_MOST_DEFLATE = 1032
+"""More bytes than this for one byte in the file none of these filters can give (zlib's limit)."""
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[h5py.File]:
-    """Open ``path`` for writing under the name ``*.partial``; on success, fsync and rename it."""
-    partial = path.with_name(path.name + ".partial")
-    # Since format 1.10 HDF5 checks its own structures; damage in older ones crashes the library.
-    with h5py.File(partial, "w", track_order=True, libver="v110") as file:
-        yield file
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
+def written_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for writing that takes its place only when the block has ended well.
+
+    What is done to it in the block is to be done :func:`uninterrupted`.
+
+    Raises
+    ------
+    SpaceError
+        If the disk is full.
+    """
+    with written_whole(path) as file:
+        storage = _Storage(file)
+        try:
+            with _made_in(storage) as hdf5:
+                yield hdf5
+        finally:
+            if storage.error is not None:
+                raise storage.error
 
 
-def sync(path: Path) -> None:
-    """Have the operating system write a file or folder to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def _made_in(storage: "_Storage") -> Iterator[h5py.File]:
+    hdf5: h5py.File | None = None
     try:
-        os.fsync(descriptor)
+        with uninterrupted():
+            # Since format 1.10 HDF5 checks its own structures; in older ones damage crashes it.
+            hdf5 = h5py.File(storage, "w", track_order=True, libver="v110")
+        yield hdf5
     finally:
-        os.close(descriptor)
+        if hdf5 is not None:
+            with uninterrupted():
+                hdf5.close()
 
 
+class _Storage(io.RawIOBase):
+    """Where HDF5 writes to. It never hears of a full disk, which it cannot cope with."""
+
+    def __init__(self, file: UnbufferedFile) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            try:
+                return self._file.truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
+
+
+def set_text(attributes: h5py.AttributeManager, name: str, text: str) -> None:
+    """Set an attribute to text, stored with fixed length."""
+    attributes[name] = np.bytes_(text.encode())
+
+
+def get_text(attributes: h5py.AttributeManager, name: str) -> str:
+    """Get an attribute that :func:`set_text` set."""
+    attribute = attributes.get_id(name)
+    kind = attribute.get_type()
+    # Text of variable length lies in a heap that must not be looked at before this is known.
+    if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str():
+        raise ValueError(f"attribute {name} is not text of fixed length")
+    if attribute.shape != () or kind.get_size() > _LONGEST_TEXT:
+        raise ValueError(f"attribute {name} is not one text")
+    value = np.zeros((), f"S{kind.get_size()}")
+    attribute.read(value)
+    return bytes(value[()]).decode()
+
+
+def _get_number(attributes: h5py.AttributeManager, name: str) -> int:
+    attribute = attributes.get_id(name)
+    if attribute.shape != () or attribute.dtype.kind not in "iu":
+        raise ValueError(f"attribute {name} is not a number")
+    return int(attributes[name])
+
+
+def write_array(
+    group: h5py.Group, name: str, stored: StoredArray, compression: str | None = None
+) -> None:
+    """Write an array and its digest."""
+    dataset = group.create_dataset(name, data=stored.values, compression=compression)
+    set_digest(dataset, stored.digest)
+    if stored.scale is not None:
+        dataset.attrs["scale"] = stored.scale
+
+
+def set_digest(dataset: h5py.Dataset, digest: str) -> None:
+    """Store the digest of a dataset's values, bound to its place."""
+    set_text(dataset.attrs, "xxh3", place_digest(dataset.name, digest))
+
+
+def place_digest(place: str, digest: str) -> str:
+    """Bind a digest to the path of a dataset, since HDF5 does not notice swapped headers."""
+    return xxhash.xxh3_128_hexdigest(f"{place} {digest}".encode())
+
+
+def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Get a dataset that can be read without taking more memory than its file can fill.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RuntimeError, TypeError
+        What :data:`UNREADABLE` lists, if it is damaged, not stored in the file itself, or of no
+        type of ours.
+    """
+    dataset = own_member(group, name, h5py.Dataset)
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+        raise ValueError("its values lie in another file")
+    if dataset.dtype.kind not in "iufS":
+        raise ValueError(f"values of type {dataset.dtype}")
+    filters = [layout.get_filter(i)[0] for i in range(layout.get_nfilters())]
+    if filters and (len(filters) > 1 or filters[0] not in _FILTERS):
+        raise ValueError(f"values behind the filters {filters}")
+    chunk = layout.get_chunk() if filters else ()
+    if any(c > d for c, d in zip(chunk, dataset.shape, strict=False)):
+        raise ValueError(f"{dataset.shape} values in pieces of {chunk}")  # read as a whole
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > stored * (_MOST_DEFLATE if filters else 1):
+        raise ValueError(f"{dataset.shape} values in {stored} bytes")
+    return dataset
+
+
+def read_array(dataset: h5py.Dataset) -> StoredArray:
+    """Read what :func:`own_array` gave, and check it against its digest.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RuntimeError, TypeError
+        What :data:`UNREADABLE` lists, if it is damaged.
+    """
+    scale = _scale(dataset) if dataset.dtype == np.int8 else None
+    array = StoredArray(dataset[()], scale)
+    if place_digest(dataset.name, array.digest).encode() != _stored_digest(dataset):
+        raise ValueError("it does not match its digest")
+    return array
+
+
+def _scale(dataset: h5py.Dataset) -> NDArray[np.float32]:
+    attribute = dataset.attrs.get_id("scale")
+    if attribute.dtype != np.float32 or attribute.shape != dataset.shape[:1]:
+        raise ValueError("its scale is not one number for each channel")
+    scale = np.zeros(attribute.shape, np.float32)
+    attribute.read(scale)
+    return scale
+
+
+def _stored_digest(dataset: h5py.Dataset) -> bytes:
+    """Read a digest the short way: the long one takes as long as the digest itself."""
+    attribute = h5py.h5a.open(dataset.id, b"xxh3")
+    if attribute.shape != ():
+        raise ValueError("it has no digest")
+    value = np.zeros((), f"S{_DIGEST_LENGTH}")
+    attribute.read(value)
+    return bytes(value[()])
+
+
+def own_member(group: h5py.Group, name: str, kind: type[Any]) -> Any:
+    """Get a member of a group that lies in the same file, not behind a link to elsewhere."""
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name} is a link to elsewhere")
+    member = group[name]
+    if not isinstance(member, kind):
+        raise ValueError(f"{name} is not a {kind.__name__.lower()}")
+    return member
+
+
+@uninterrupted()
 def describe(file: h5py.File, identity: Identity, kind: str, details: dict[str, Any]) -> None:
-    """Write a file's root attributes: format, fingerprint and the whole configuration as JSON.
+    """Write a file's root attributes: format, fingerprint, the configuration as JSON, its digest.
 
     Parameters
     ----------
@@ -52,11 +240,13 @@ def describe(file: h5py.File, identity: Identity, kind: str, details: dict[str, 
     details : dict
         What else there is to know; kept beside the identity and not part of the fingerprint.
     """
-    file.attrs["format"] = FORMAT
+    config = json.dumps({"identity": identity.model_dump(mode="json"), **details})
+    set_text(file.attrs, "format", FORMAT)
     file.attrs["format_version"] = FORMAT_VERSION
-    file.attrs["kind"] = kind
-    file.attrs["fingerprint"] = identity.fingerprint
-    file.attrs["config"] = json.dumps({"identity": identity.model_dump(mode="json"), **details})
+    set_text(file.attrs, "kind", kind)
+    set_text(file.attrs, "fingerprint", identity.fingerprint)
+    set_text(file.attrs, "config", config)
+    set_text(file.attrs, "xxh3", config_digest(kind, config))
 
 
 def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str, Any]]:
@@ -73,32 +263,71 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
     ------
     CacheMismatchError
         If the file was written by another version, or is of another kind.
+    CacheNotFoundError
+        If there is no such file.
     CacheDamagedError
         If the file is not readable, or its attributes contradict one another.
+    CacheError
+        If it cannot be opened, which says nothing about what is in it.
     """
+    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
+        raise CacheDamagedError(f"{path}: is not a file; remove it, and run 'pipeline extract'")
     try:
-        file = h5py.File(path, "r")
+        # Files are never changed once they are in place: no lock is needed, and none is possible
+        # where the cache is read-only.
+        file = h5py.File(path, "r", locking=False)
+    except FileNotFoundError as error:
+        raise CacheNotFoundError(
+            f"{path}: no such file; if an extraction is going on, wait until it is done, "
+            "or else run 'pipeline extract' again"
+        ) from error
     except OSError as error:
+        if error.errno not in (None, errno.EIO):
+            raise CacheError(
+                f"{path}: cannot be opened ({os.strerror(error.errno)}); see to its rights and disk"
+            ) from error
         raise _damaged(path, "not a readable HDF5 file", error) from error
     try:
-        if file.attrs.get("format") != FORMAT or file.attrs.get("kind") != kind:
-            raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
-        if file.attrs["format_version"] != FORMAT_VERSION:
-            raise CacheMismatchError(
-                f"{path}: format version {file.attrs['format_version']}, but this software "
-                f"reads version {FORMAT_VERSION}; extract again"
-            )
-        details = json.loads(file.attrs["config"])
-        identity = Identity.model_validate(details.pop("identity"))
-        if file.attrs["fingerprint"] != identity.fingerprint:
-            raise CacheDamagedError(f"{path}: the fingerprint does not match; {REMEDY}")
+        identity, details = _described(file, path, kind)
     except CacheError:
         file.close()
         raise
     except UNREADABLE as error:
         file.close()
-        raise _damaged(path, "the header is damaged", error) from error
+        raise _damaged(path, "its header is damaged", error) from error
     return file, identity, details
+
+
+def _described(file: h5py.File, path: Path, kind: str) -> tuple[Identity, dict[str, Any]]:
+    attributes = file.attrs
+    if "format" not in attributes or "format_version" not in attributes:
+        raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
+    version = _get_number(attributes, "format_version")
+    # Before the text, which has variable length in version 1.
+    if version != FORMAT_VERSION:
+        raise CacheMismatchError(
+            f"{path}: format version {version}, but this software "
+            f"reads version {FORMAT_VERSION}; extract again with --replace"
+        )
+    if get_text(attributes, "format") != FORMAT:
+        raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
+    config, found_kind = get_text(attributes, "config"), get_text(attributes, "kind")
+    if get_text(attributes, "xxh3") != config_digest(found_kind, config):
+        raise ValueError("it does not match its digest")
+    if found_kind != kind:
+        raise CacheMismatchError(f"{path}: a {found_kind} file of a feature cache, not a {kind}")
+    details = json.loads(config)
+    if not isinstance(details, dict):
+        raise ValueError("it is not a mapping")
+    identity = Identity.model_validate(details.pop("identity"))
+    if get_text(attributes, "fingerprint") != identity.fingerprint:
+        raise ValueError("the fingerprint is not that of the configuration")
+    return identity, details
+
+
+def config_digest(kind: str, config: str) -> str:
+    """Give the digest of what a file says about itself."""
+    return xxhash.xxh3_128_hexdigest(f"{kind} {config}".encode())
 
 
 def _damaged(path: Path, what: str, error: Exception) -> CacheDamagedError:

@@ -1,53 +1,83 @@
 """Reading a cache: what it holds, and values that have been checked against their digests."""
 
 import os
-import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.encoding import decode, digest
-from pipeline.cache.files import REMEDY, UNREADABLE, open_described
-from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
+from pipeline.cache.encoding import StoredArray
+from pipeline.cache.files import (
+    REMEDY,
+    UNREADABLE,
+    get_text,
+    open_described,
+    own_array,
+    own_member,
+    read_array,
+)
+from pipeline.cache.forms import require_form, require_values
+from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards
+from pipeline.cache.shards import RESERVED, StoredImage
+from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, CacheNotFoundError
 from pipeline.identity import Identity
 
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.h5")
 _OPEN_FILES = 8
 
 
-@dataclass
-class _Handles:
+class Handles:
     """A few open files, reopened in every process: HDF5 handles survive neither fork nor pickle."""
 
-    files: "OrderedDict[Path, h5py.File]" = field(default_factory=OrderedDict)
-    process: int = field(default_factory=os.getpid)
+    def __init__(self) -> None:
+        self._begin()
 
-    def get(self, path: Path) -> h5py.File:
-        if self.process != os.getpid():
-            self.files, self.process = OrderedDict(), os.getpid()
-        if path in self.files:
-            self.files.move_to_end(path)
-        else:
-            self.files[path] = open_described(path, "shard")[0]
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self.files: OrderedDict[tuple[Path, str], h5py.File] = OrderedDict()
+
+    def get(self, path: Path, digest: str) -> h5py.File:
+        """Give a shard, opened in this process.
+
+        Raises
+        ------
+        CacheMismatchError
+            If its header has another digest: it has been written anew.
+        """
+        if self._process != os.getpid():
+            self._begin()
+        with self._lock:
+            file = self.files.pop((path, digest), None) or _open_shard(path, digest)
+            self.files[path, digest] = file
             if len(self.files) > _OPEN_FILES:
-                self.files.popitem(last=False)[1].close()
-        return self.files[path]
+                # Not closed but let go: another thread may be reading from it.
+                self.files.popitem(last=False)
+        return file
 
     def close(self) -> None:
-        if self.process == os.getpid():
+        """Close those of this process."""
+        if self._process == os.getpid():
             for file in self.files.values():
                 file.close()
-        self.files.clear()
+        self._begin()
 
-    def __reduce__(self) -> tuple[type["_Handles"], tuple[()]]:
-        return _Handles, ()
+    def __reduce__(self) -> tuple[type["Handles"], tuple[()]]:
+        return Handles, ()
+
+
+def _open_shard(path: Path, digest: str) -> h5py.File:
+    file = open_described(path, "shard")[0]
+    if get_text(file.attrs, "xxh3") != digest:
+        file.close()
+        raise CacheMismatchError(
+            f"{path}: was written anew while it was being read; run this again"
+        )
+    return file
 
 
 class FeatureCache:
@@ -57,6 +87,8 @@ class FeatureCache:
     ----------
     path : Path or str
         The cache's directory.
+    headers : sequence of ShardHeader, optional
+        Those of its shards that are to be read; all of them by default.
 
     Attributes
     ----------
@@ -74,30 +106,24 @@ class FeatureCache:
         If a shard's header cannot be trusted.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, headers: Sequence[ShardHeader] | None = None) -> None:
         self.path = Path(path)
-        self.parts, found = _find_shards(self.path)
-        opened = {split: [_ShardHeader.read(file) for file in found[split]] for split in found}
-        self.identity = next(iter(opened.values()))[0].identity
-        self._handles = _Handles()
+        if headers is None:
+            headers, problems = find_shards(self.path)
+            if problems:
+                raise next(iter(problems.values()))
+        self._handles = Handles()
+        self.identity = headers[0].identity
         self.splits: dict[str, CachedSplit] = {}
-        for split, shards in opened.items():
-            for shard in shards:
-                if differences := shard.identity.differences(self.identity):
-                    raise CacheMismatchError(
-                        f"{shard.path}: made otherwise than the shards beside it "
-                        f"({'; '.join(differences)}); {REMEDY}"
-                    )
-            present = {int(shard.path.name.split("-")[-3]) for shard in shards}
-            self.splits[split] = CachedSplit(
-                name=split,
-                where={i: shard.path for shard in shards for i in shard.image_ids},
-                skipped=tuple(i for shard in shards for i in shard.details["skipped"]),
-                missing_parts=tuple(sorted(set(range(self.parts[split])) - present)),
-                details=shards[-1].details,
-                identity=self.identity,
-                _handles=self._handles,
-            )
+        for header in headers:
+            if differences := header.identity.differences(self.identity):
+                raise CacheMismatchError(
+                    f"{header.path}: made otherwise than the shards beside it "
+                    f"({'; '.join(differences)}); run 'pipeline extract --replace'"
+                )
+            name = header.details.split
+            split = self.splits.setdefault(name, CachedSplit(name, self.identity, self._handles))
+            split.append(header)
 
     def __getitem__(self, split: str) -> "CachedSplit":
         """Give a split that is complete.
@@ -111,12 +137,13 @@ class FeatureCache:
             raise CacheNotFoundError(
                 f"{self.path}: no split '{split}'; it holds {', '.join(self.splits)}"
             )
-        if missing := self.splits[split].missing_parts:
+        found = self.splits[split]
+        if missing := found.missing_parts:
             raise CacheNotFoundError(
                 f"{self.path}: split '{split}' is not complete, {len(missing)} of "
-                f"{self.parts[split]} shards are missing; run 'pipeline extract' again"
+                f"{found.parts} shards are missing; run 'pipeline extract' again"
             )
-        return self.splits[split]
+        return found
 
     def require(self, expected: Identity, *, what: str) -> None:
         """Refuse to be used for ``what`` unless this cache was made with ``expected``.
@@ -136,41 +163,20 @@ class FeatureCache:
         self._handles.close()
 
 
-@dataclass(frozen=True)
-class _ShardHeader:
-    """What a shard says about itself, and the images it holds."""
+def find_shards(directory: Path) -> tuple[list[ShardHeader], dict[Path, CacheError]]:
+    """Read the headers of a cache, and say what is wrong with those that cannot be read.
 
-    path: Path
-    identity: Identity
-    details: dict[str, Any]
-    image_ids: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "_ShardHeader":
-        file, identity, details = open_described(path, "shard")
-        with file:
-            return cls(path, identity, details, tuple(file))
-
-
-def _find_shards(directory: Path) -> tuple[dict[str, int], dict[str, list[Path]]]:
-    """Give for each split in how many parts it was divided, and the parts that are there."""
+    Raises
+    ------
+    CacheNotFoundError
+        If there is no cache.
+    """
     if not directory.is_dir():
         raise CacheNotFoundError(f"{directory}: no cache there; run 'pipeline extract' first")
-    parts: dict[str, int] = {}
-    shards: dict[str, list[Path]] = {}
-    for file in sorted(directory.glob("*-of-*.h5")):
-        if not (match := _SHARD_NAME.fullmatch(file.name)):
-            continue
-        split, expected = match["split"], int(match["parts"])
-        if parts.setdefault(split, expected) != expected:
-            raise CacheMismatchError(
-                f"{file}: split {split} lies there in {parts[split]} parts as well; "
-                "run 'pipeline extract --replace' to remove the other division"
-            )
-        shards.setdefault(split, []).append(file)
-    if not shards:
+    headers, problems = scan_shards(directory)
+    if not headers and not problems:
         raise CacheNotFoundError(f"{directory}: holds no shards; run 'pipeline extract' first")
-    return parts, shards
+    return headers, problems
 
 
 @dataclass
@@ -179,78 +185,130 @@ class CachedSplit:
 
     Every read checks the value against its digest and raises :class:`CacheDamagedError` rather than
     return a wrong one.
+
+    Attributes
+    ----------
+    name : str
+    identity : Identity
+    where : dict of image id to Path
+        The shard each image lies in.
+    skipped : dict of image id to Skipped
+        Images that could not be used.
+    sources : dict of image id to dict
+        Digests of the files each image was made from.
+    parts : int
+        In how many shards the split was divided.
     """
 
     name: str
-    where: dict[str, Path]
-    skipped: tuple[str, ...]
-    missing_parts: tuple[int, ...]
-    details: dict[str, Any]
     identity: Identity
-    _handles: _Handles
+    _handles: Handles
+    where: dict[str, Path] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    sources: dict[str, Sources] = field(default_factory=dict)
+    parts: int = 0
+    _shards: list[ShardDetails] = field(default_factory=list)
+    _digests: dict[Path, str] = field(default_factory=dict)
+
+    def append(self, header: ShardHeader) -> None:
+        """Take in the next shard."""
+        details = header.details
+        if self._shards and details.parts != self.parts:
+            raise CacheMismatchError(
+                f"{header.path}: split '{self.name}' lies there in {self.parts} parts as well; "
+                "run 'pipeline extract' again"
+            )
+        self.parts = details.parts
+        self._shards.append(details)
+        self._digests[header.path] = header.digest
+        self.sources |= details.images
+        self.where |= dict.fromkeys(details.images, header.path)
+        self.skipped |= details.skipped
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """Ids of the images, in order."""
         return tuple(self.where)
 
+    @property
+    def missing_parts(self) -> tuple[int, ...]:
+        """Numbers of the shards that are not there."""
+        present = {shard.part for shard in self._shards}
+        return tuple(part for part in range(self.parts) if part not in present)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set's folder."""
+        return self._shards[-1].dataset
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Versions of what the features were made with."""
+        return self._shards[-1].software
+
     def __len__(self) -> int:
         return len(self.where)
 
     def maps(self, image_id: str, taps: Sequence[str]) -> list[NDArray[np.float32]]:
         """Read feature maps (C, h, w), in float32."""
-        return [decode(*self._read(image_id, tap)) for tap in taps]
+        if strange := set(taps) - set(self.identity.tap_names):
+            raise CacheNotFoundError(
+                f"the cache has no tap '{min(strange)}'; "
+                f"it holds {', '.join(self.identity.tap_names)}"
+            )
+        return [stored.decoded() for stored in self._read(image_id, *taps)]
 
     def label(self, image_id: str, *, void_as_background: bool = False) -> NDArray[np.uint8]:
         """Read the label (H, W) at the network's input size, with void as class 0 if asked for."""
-        label: NDArray[np.uint8] = self._read(image_id, "label")[0]
+        label: NDArray[np.uint8] = next(self._read(image_id, "label")).values
         if void_as_background:
             label[label == self.identity.void] = 0
         return label
 
     def label_original(self, image_id: str) -> NDArray[np.uint8]:
         """Read the label (H0, W0) at the image's original size."""
-        return self._read(image_id, "label_original")[0]
+        return next(self._read(image_id, "label_original")).values
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read the network's input (H, W, 3) before normalisation."""
-        return self._read(image_id, "image")[0]
+        return next(self._read(image_id, "image")).values
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Give an image's size (H, W) as the backbone saw it."""
-        with self._damage_named(image_id, "label") as group:
-            height, width = group["label"].shape
+        height, width = self.label(image_id).shape
         return int(height), int(width)
 
-    def sources(self, image_id: str) -> dict[str, str]:
-        """Give the digests of the files an image was made from."""
-        with self._damage_named(image_id) as group:
-            return {key: str(value) for key, value in group.attrs.items()}
+    def stored(self, image_id: str) -> StoredImage:
+        """Read everything that is stored for an image, as it is stored."""
+        names = (*self.identity.tap_names, *RESERVED)
+        arrays = dict(zip(names, self._read(image_id, *names), strict=True))
+        if arrays["label"].values.shape != arrays["image"].values.shape[:2]:
+            raise self._damaged(image_id, "image", ValueError("of another size than its label"))
+        return StoredImage(image_id, arrays, self.sources[image_id])
 
-    def arrays(self, image_id: str) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Read everything that is stored for an image: names and arrays, as stored."""
-        with self._damage_named(image_id) as group:
-            names = tuple(group)
-        for name in names:
-            yield name, self._read(image_id, name)[0]
+    def _read(self, image_id: str, *names: str) -> Iterator[StoredArray]:
+        file = self._file(image_id)
+        name = ""
+        try:
+            group = own_member(file, image_id, h5py.Group)
+            for name in names:
+                dataset = own_array(group, name)
+                require_form(self.identity, name, dataset.dtype, dataset.shape)
+                array = read_array(dataset)
+                require_values(self.identity, name, array)
+                yield array
+        except UNREADABLE as error:
+            raise self._damaged(image_id, name, error) from error
 
-    def _read(self, image_id: str, name: str) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        with self._damage_named(image_id, name) as group:
-            dataset = group[name]
-            stored, scale = dataset[()], dataset.attrs.get("scale")
-            if digest(stored, scale) != dataset.attrs["xxh3"]:
-                raise ValueError("another digest")
-        return stored, scale
-
-    @contextmanager
-    def _damage_named(self, image_id: str, name: str = "") -> Iterator[h5py.Group]:
-        """Give an image's group; what h5py raises becomes an error that says where."""
+    def _file(self, image_id: str) -> h5py.File:
         if image_id not in self.where:
             raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
         path = self.where[image_id]
-        file = self._handles.get(path)
-        try:
-            yield file[image_id]
-        except UNREADABLE as error:
-            what = f"{image_id}/{name}" if name else image_id
-            raise CacheDamagedError(f"{path}: {what} is damaged; {REMEDY}") from error
+        return self._handles.get(path, self._digests[path])
+
+    def _damaged(self, image_id: str, name: str, error: Exception) -> CacheDamagedError:
+        """Say where it is that h5py raised something."""
+        reason = str(error).partition("\n")[0]
+        return CacheDamagedError(
+            f"{self.where[image_id]}: {image_id}/{name} is damaged; {REMEDY} ({reason})"
+        )

@@ -8,131 +8,51 @@ The file ``<split>-samples.h5`` holds, for ``n`` samples of ``D`` channels::
     y, x       (n,) int64        pixel, at the network's input size
     image_ids  (images,) str     ids of the split's images
 
-and says in its attributes with which features, count and seed they were drawn.
+and says in its attributes with which features, count and seed they were drawn. While an extraction
+lasts, the samples of every shard lie in a file of their own, ``<shard>-samples.h5``; at the end
+they are put together.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
-import torch
 import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.cache.encoding import digest
-from pipeline.cache.files import REMEDY, describe, open_described, written_whole
-from pipeline.cache.reader import CachedSplit
+from pipeline.cache.drawing import Drawing, Samples
+from pipeline.cache.encoding import StoredArray, new_digest
+from pipeline.cache.files import (
+    REMEDY,
+    UNREADABLE,
+    describe,
+    open_described,
+    own_array,
+    read_array,
+    set_digest,
+    write_array,
+    written_hdf5,
+)
+from pipeline.cache.headers import Sources, is_plain_name
+from pipeline.cache.interrupts import uninterrupted
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
-from pipeline.hypercolumn import Features, hypercolumns_at
 from pipeline.identity import Identity
 
 _ARRAYS = ("features", "label", "image", "y", "x")
 
 
-class Drawing(BaseModel):
-    """How samples are drawn: everything that decides which pixels and which channels."""
+class _Details(BaseModel):
+    """What a samples file says about itself beside its identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    features: Features = Features()
-    pixels_per_class: int = Field(default=3, ge=1)
-    void_as_background: bool = False
-    seed: int = Field(default=0, ge=0)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Pixel samples of one split; see the module's text for shapes and dtypes."""
-
-    features: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    image: NDArray[np.int64]
-    y: NDArray[np.int64]
-    x: NDArray[np.int64]
-    image_ids: tuple[str, ...]
+    count: int = Field(ge=0)
     drawing: Drawing
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
-def draw_pixels(
-    label: NDArray[np.uint8], image_id: str, *, void: int, pixels_per_class: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose pixels of each class present in an image, without replacement.
-
-    The choice depends on the label, the image's id and the seed alone, so neither the order of
-    the images nor who draws them matters.
-
-    Returns
-    -------
-    ys, xs : array of int64
-        ``pixels_per_class`` pixels of each class, fewer where a class has fewer.
-    """
-    generator = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(image_id.encode())])
-    chosen = []
-    for value in np.unique(label[label != void]):
-        pixels = np.flatnonzero(label == value)
-        count = min(pixels_per_class, len(pixels))
-        chosen.append(np.sort(generator.choice(pixels, count, replace=False)))
-    flat = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
-    ys, xs = np.divmod(flat.astype(np.int64), label.shape[1])
-    return ys, xs
-
-
-def draw_samples(
-    split: CachedSplit, identity: Identity, drawing: Drawing, image_ids: Iterable[str] | None = None
-) -> Samples:
-    """Draw samples from a cached split.
-
-    Parameters
-    ----------
-    split : CachedSplit
-        Where maps and labels are read from.
-    identity : Identity
-        Of the cache the split belongs to.
-    drawing : Drawing
-        What to draw.
-    image_ids : iterable of str, optional
-        The split's images, in order; for callers that show progress.
-
-    Returns
-    -------
-    Samples
-    """
-    drawn: dict[str, list[NDArray[Any]]] = {name: [] for name in _ARRAYS}
-    used = drawing.features.select(identity.tap_names)
-    taps = [identity.tap_names[i] for i in used]
-    for index, image_id in enumerate(split.image_ids if image_ids is None else image_ids):
-        label = split.label(image_id, void_as_background=drawing.void_as_background)
-        ys, xs = draw_pixels(
-            label,
-            image_id,
-            void=identity.void,
-            pixels_per_class=drawing.pixels_per_class,
-            seed=drawing.seed,
-        )
-        maps = [torch.from_numpy(m) for m in split.maps(image_id, taps)]
-        columns = hypercolumns_at(
-            drawing.features.apply(maps),
-            torch.from_numpy(ys),
-            torch.from_numpy(xs),
-            (label.shape[0], label.shape[1]),
-            identity.geometry,
-        )
-        drawn["features"].append(columns.numpy())
-        drawn["label"].append(label[ys, xs])
-        drawn["image"].append(np.full(len(ys), index, np.int64))
-        drawn["y"].append(ys)
-        drawn["x"].append(xs)
-    return Samples(
-        **{name: np.concatenate(parts) for name, parts in drawn.items()},
-        image_ids=split.image_ids,
-        drawing=drawing,
-    )
+    sources: str
 
 
 def samples_path(directory: Path, split: str) -> Path:
@@ -140,36 +60,111 @@ def samples_path(directory: Path, split: str) -> Path:
     return directory / f"{split}-samples.h5"
 
 
+def shard_samples_path(shard: Path) -> Path:
+    """Give the path of the samples of one shard."""
+    return samples_path(shard.parent, shard.stem)
+
+
 def samples_are_current(
-    path: Path, split: CachedSplit, identity: Identity, drawing: Drawing
+    path: Path, sources: Mapping[str, Sources], identity: Identity, drawing: Drawing
 ) -> bool:
-    """Tell whether a samples file holds what :func:`draw_samples` would draw now."""
+    """Tell whether a file holds what would be drawn now from images of these sources."""
     try:
-        file, found, details = open_described(path, "samples")
+        with _opened(path) as (_, found, details):
+            pass
     except CacheError:
         return False
-    with file:
-        return (
-            found == identity
-            and details["drawing"] == drawing.model_dump(mode="json")
-            and details["sources"] == _sources_digest(split)
-        )
+    return (found, details.drawing, details.sources) == (
+        identity,
+        drawing,
+        _sources_digest(sources),
+    )
 
 
-def write_samples(path: Path, samples: Samples, split: CachedSplit, identity: Identity) -> None:
-    """Write samples to a file that exists whole or not at all."""
-    with written_whole(path) as file:
-        for name in _ARRAYS:
-            array = getattr(samples, name)
-            file.create_dataset(name, data=array).attrs["xxh3"] = digest(array)
-        file["image_ids"] = list(samples.image_ids)
-        file["image_ids"].attrs["xxh3"] = digest(_as_bytes(samples.image_ids))
-        details = {
-            "split": split.name,
-            "drawing": samples.drawing.model_dump(mode="json"),
-            "sources": _sources_digest(split),
-        }
-        describe(file, identity, "samples", details)
+def write_samples(
+    path: Path, samples: Samples, sources: Mapping[str, Sources], identity: Identity
+) -> None:
+    """Write samples to a file that exists whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Where to.
+    samples : Samples
+    sources : mapping of image id to digests
+        Of every image of ``samples``: what they were drawn from.
+    identity : Identity
+        Of the cache.
+    """
+    _write(path, len(samples), [lambda: samples], sources, identity)
+
+
+def merge_samples(
+    path: Path, parts: Sequence[Path], sources: Mapping[str, Sources], identity: Identity
+) -> None:
+    """Put the samples of several files, in order, into one; only one is in memory at a time.
+
+    Raises
+    ------
+    CacheError
+        If one of them cannot be read.
+    """
+    count = sum(count_samples(part) for part in parts)
+    readers = [lambda part=part: read_samples(part) for part in parts]
+    _write(path, count, readers, sources, identity)
+
+
+@uninterrupted()
+def _write(
+    path: Path,
+    count: int,
+    parts: Sequence[Callable[[], Samples]],
+    sources: Mapping[str, Sources],
+    identity: Identity,
+) -> None:
+    with written_hdf5(path) as file:
+        start, images, drawing = 0, 0, Drawing()
+        digests = {}
+        for part in parts:
+            samples = part()
+            drawing = samples.drawing
+            for name in _ARRAYS:
+                array = getattr(samples, name)
+                shape = (count, *array.shape[1:])
+                if name not in file:
+                    file.create_dataset(name, shape=shape, dtype=array.dtype)
+                    digests[name] = new_digest(array.dtype, shape)
+                array = array + images if name == "image" else array
+                file[name][start : start + len(array)] = array
+                digests[name].update(np.ascontiguousarray(array).data)
+            start, images = start + len(samples), images + len(samples.image_ids)
+        for name, hasher in digests.items():
+            set_digest(file[name], hasher.hexdigest())
+        names = np.array([i.encode() for i in sources], np.bytes_)
+        write_array(file, "image_ids", StoredArray(names))
+        details = _Details(count=count, drawing=drawing, sources=_sources_digest(sources))
+        describe(file, identity, "samples", details.model_dump(mode="json"))
+
+
+def count_samples(path: Path) -> int:
+    """Say how many samples a file holds, from its header alone.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be read.
+    """
+    with _opened(path) as (_, _, details):
+        return details.count
+
+
+def samples_drawing(path: Path) -> Drawing | None:
+    """Say how the samples in a file were drawn, from its header alone; None if it has none."""
+    try:
+        with _opened(path) as (_, _, details):
+            return details.drawing
+    except CacheError:
+        return None
 
 
 def read_samples(path: Path) -> Samples:
@@ -184,33 +179,68 @@ def read_samples(path: Path) -> Samples:
     """
     if not path.exists():
         raise CacheNotFoundError(f"{path}: no samples there; run 'pipeline extract' first")
-    file, _, details = open_described(path, "samples")
-    arrays = {}
+    with _opened(path) as (file, identity, details):
+        name = ""
+        try:
+            arrays: dict[str, NDArray[Any]] = {}
+            for name, (dtype, shape) in _forms(identity, details).items():
+                dataset = own_array(file, name)
+                of_type = np.issubdtype(dataset.dtype, dtype) and dataset.dtype.isnative
+                of_shape = dataset.ndim == 1 if shape is None else dataset.shape == shape
+                if not of_type or not of_shape:
+                    raise ValueError(f"{dataset.dtype} values of shape {dataset.shape}")
+                arrays[name] = read_array(dataset).values
+            image_ids = tuple(i.decode() for i in arrays.pop("image_ids"))
+            samples = Samples(**arrays, image_ids=image_ids, drawing=details.drawing)
+            _require_sense(samples, identity)
+        except UNREADABLE as error:
+            raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}") from error
+    return samples
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[h5py.File, Identity, _Details]]:
+    file, identity, details = open_described(path, "samples")
     with file:
-        for name in (*_ARRAYS, "image_ids"):
-            try:
-                dataset = file[name]
-                if name == "image_ids":
-                    image_ids = tuple(dataset.asstr()[()])
-                    found = digest(_as_bytes(image_ids))
-                else:
-                    arrays[name] = dataset[()]
-                    found = digest(arrays[name])
-                expected = dataset.attrs["xxh3"]
-            except (KeyError, OSError, RuntimeError, ValueError) as error:
-                raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}") from error
-            if found != expected:
-                raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}")
-    return Samples(**arrays, image_ids=image_ids, drawing=Drawing(**details["drawing"]))
+        try:
+            checked = _Details.model_validate(details)
+            checked.drawing.features.select(identity.tap_names)
+        except ValueError as error:
+            raise CacheDamagedError(f"{path}: its header is damaged; {REMEDY}") from error
+        yield file, identity, checked
 
 
-def _as_bytes(image_ids: Iterable[str]) -> NDArray[np.uint8]:
-    """Give ids in a form that has a digest."""
-    return np.frombuffer("\n".join(image_ids).encode(), np.uint8)
+def _forms(
+    identity: Identity, details: _Details
+) -> dict[str, tuple[type[Any], tuple[int, ...] | None]]:
+    """Give the types and shapes that the arrays must have; of image ids there is any number."""
+    features, count = details.drawing.features, details.count
+    channels = sum(features.channels(identity.tap_names, identity.tap_channels))
+    return {
+        "features": (np.float32, (count, channels)),
+        "label": (np.uint8, (count,)),
+        **dict.fromkeys(("image", "y", "x"), (np.int64, (count,))),
+        "image_ids": (np.bytes_, None),
+    }
 
 
-def _sources_digest(split: CachedSplit) -> str:
+def _require_sense(samples: Samples, identity: Identity) -> None:
+    """Refuse what can be no samples of this cache, whatever its digests say."""
+    image_ids, image = samples.image_ids, samples.image
+    if len(set(image_ids)) < len(image_ids) or not all(map(is_plain_name, image_ids)):
+        raise ValueError("ids that are none")
+    if not len(samples):
+        return
+    if not 0 <= image.min() <= image.max() < len(image_ids):
+        raise ValueError("samples of images that are not listed")
+    if samples.label.max() >= len(identity.classes):
+        raise ValueError("labels that are no classes")
+    if min(samples.y.min(), samples.x.min()) < 0:
+        raise ValueError("pixels that are none")
+
+
+def _sources_digest(sources: Mapping[str, Sources]) -> str:
     hasher = xxhash.xxh3_128()
-    for image_id in split.image_ids:
-        hasher.update(f"{image_id} {sorted(split.sources(image_id).items())}\n".encode())
+    for image_id, digests in sources.items():
+        hasher.update(f"{image_id} {sorted(digests.items())}\n".encode())
     return hasher.hexdigest()

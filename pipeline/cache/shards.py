@@ -2,7 +2,7 @@
 
 The layout of a shard::
 
-    /<image id>/                       attributes: image_digest, mask_digest
+    /<image id>/
         <tap>           (C, h, w)      the feature map; attributes: xxh3, scale (int8 only)
         label           (H, W) uint8   classes at the network's input size, void kept
         label_original  (H0, W0) uint8 the mask as it was, for the official protocol
@@ -12,27 +12,41 @@ Maps are stored contiguous and uncompressed unless asked for otherwise: real fea
 6 to 18 % and cost five to ten times the reading time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.encoding import digest, encode
-from pipeline.cache.files import UNREADABLE, describe, open_described, written_whole
+from pipeline.cache.encoding import StoredArray, encode
+from pipeline.cache.files import describe, write_array, written_hdf5
+from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, shard_name
+from pipeline.cache.interrupts import uninterrupted
 from pipeline.errors import CacheError
 from pipeline.identity import Identity
 
 RESERVED = ("label", "label_original", "image")
 """Names of the datasets of an image that are not taps."""
 
+_MOST_IMAGES = 25_000
+"""In a shard, whose header lists them all, and no header may be of any size."""
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """Everything a shard holds of one image, as it is stored."""
+
+    image_id: str
+    arrays: Mapping[str, StoredArray]
+    sources: Sources
+
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image as it goes into a shard.
+    """One image as it comes from the backbone.
 
     Attributes
     ----------
@@ -50,142 +64,165 @@ class ImageRecord:
     label: NDArray[np.uint8]
     label_original: NDArray[np.uint8]
     image: NDArray[np.uint8]
-    sources: Mapping[str, str]
+    sources: Sources
+
+    def stored(self, identity: Identity) -> StoredImage:
+        """Turn it into what is stored.
+
+        Raises
+        ------
+        CacheOverflowError
+            If a value is not finite, or does not fit the dtype of the cache.
+        """
+        arrays = {
+            tap: encode(self.maps[tap], identity.dtype, image_id=self.image_id, tap=tap)
+            for tap in identity.tap_names
+        }
+        arrays |= {name: StoredArray(getattr(self, name)) for name in RESERVED}
+        return StoredImage(self.image_id, arrays, self.sources)
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard that shall exist: its path, its split and the images it holds."""
+    """A shard that shall exist: its place, and the images it holds with their files' digests."""
 
-    path: Path
+    directory: Path
     split: str
-    image_ids: tuple[str, ...]
+    part: int
+    parts: int
+    sources: Mapping[str, Sources]
 
-    def is_done(self, identity: Identity, sources: Mapping[str, Mapping[str, str]]) -> bool:
-        """Tell whether the shard exists and was made from exactly these files in this way.
+    @property
+    def path(self) -> Path:
+        """The shard's file."""
+        return self.directory / shard_name(self.split, self.part, self.parts)
+
+    def header(self, identity: Identity) -> ShardHeader | None:
+        """Read what lies in its place, if that is a shard made with this identity."""
+        if not self.path.exists():
+            return None
+        try:
+            found = ShardHeader.read(self.path)
+        except CacheError:
+            return None
+        return found if found.identity == identity else None
+
+    def is_met_by(self, header: ShardHeader | None, *, skip: bool) -> bool:
+        """Tell whether a shard holds exactly these images, made from exactly these files.
 
         Parameters
         ----------
-        identity : Identity
-            What features are to be made with.
-        sources : mapping of image id to digests
-            What :attr:`ImageRecord.sources` would be now. Images whose digests are not the
-            recorded ones make the shard count as not done, and so do images that were skipped:
-            they may have been mended, and if not, they are to be named again.
+        header : ShardHeader or None
+            Of a shard made with the right identity.
+        skip : bool
+            Whether images may be missing that could not be used when the shard was written, and
+            whose files are still the same.
         """
-        if not self.path.exists():
+        if header is None or header.details.name != self.path.name:
             return False
-        try:
-            file, found, details = open_described(self.path, "shard")
-        except CacheError:
+        found = {i: s.sources for i, s in header.details.skipped.items()}
+        if found and not skip:
             return False
-        with file:
-            if found != identity or details["split"] != self.split:
-                return False
-            try:
-                return tuple(file) == self.image_ids and all(
-                    dict(file[i].attrs) == dict(sources[i]) for i in self.image_ids
-                )
-            except UNREADABLE:
-                return False
+        kept = [image_id for image_id in self.sources if image_id not in found]
+        everything = found | header.details.images
+        return list(header.details.images) == kept and everything == dict(self.sources)
 
 
 def plan_shards(
-    directory: Path, split: str, image_ids: Sequence[str], images_per_shard: int
+    directory: Path, split: str, sources: Mapping[str, Sources], images_per_shard: int
 ) -> list[ShardPlan]:
     """Divide the images of a split into shards, in order."""
-    runs = [
-        tuple(image_ids[start : start + images_per_shard])
-        for start in range(0, len(image_ids), images_per_shard)
-    ]
+    items = list(sources.items())
+    images_per_shard = min(images_per_shard, _MOST_IMAGES)
+    starts = range(0, len(items), images_per_shard)
     return [
-        ShardPlan(directory / f"{split}-{part:05d}-of-{len(runs):05d}.h5", split, run)
-        for part, run in enumerate(runs)
+        ShardPlan(
+            directory, split, part, len(starts), dict(items[start : start + images_per_shard])
+        )
+        for part, start in enumerate(starts)
     ]
 
 
-def remove_other_shards(directory: Path, plans: Sequence[ShardPlan], identity: Identity) -> None:
-    """Remove what must not lie beside the planned shards once they are written.
+@dataclass
+class ShardWriter:
+    """A shard in the making; :func:`written_shard` opens one.
 
-    That is: shards of the same splits that are divided otherwise, shards of other splits that were
-    made otherwise, and what a killed run left half-written.
+    Attributes
+    ----------
+    skipped : dict of image id to reason
+        To be filled by the caller.
     """
-    planned, splits = {plan.path for plan in plans}, {plan.split for plan in plans}
-    digits = "[0-9]" * 5
-    for path in directory.glob(f"*-{digits}-of-{digits}.h5*"):
-        split = path.name.rsplit("-", 3)[0]
-        if path.suffix == ".h5" and path not in planned:
-            if split in splits or not _made_with(identity, path):
-                path.unlink()
-        elif path.suffix == ".partial" and split in splits:
-            path.unlink()
+
+    file: h5py.File
+    plan: ShardPlan
+    identity: Identity
+    compression: str | None
+    skipped: dict[str, str] = field(default_factory=dict)
+    _written: list[str] = field(default_factory=list)
+
+    @uninterrupted()
+    def add(self, image: StoredImage) -> None:
+        """Write an image; the images of a shard come in the order of its plan."""
+        group = self.file.create_group(image.image_id)
+        for name, array in image.arrays.items():
+            # Masks shrink to a few per cent, and this one is read once per evaluation.
+            filter_ = "gzip" if name == "label_original" else self.compression
+            write_array(group, name, array, filter_)
+        self._written.append(image.image_id)
+
+    def details(self, dataset: str, software: Mapping[str, str]) -> ShardDetails:
+        """Describe what has been written."""
+        sources = self.plan.sources
+        return ShardDetails(
+            split=self.plan.split,
+            part=self.plan.part,
+            parts=self.plan.parts,
+            images={image_id: dict(sources[image_id]) for image_id in self._written},
+            skipped={
+                image_id: Skipped(reason=reason, sources=dict(sources[image_id]))
+                for image_id, reason in self.skipped.items()
+            },
+            dataset=dataset,
+            software=dict(software),
+        )
 
 
-def _made_with(identity: Identity, path: Path) -> bool:
-    try:
-        file, found, _ = open_described(path, "shard")
-    except CacheError:
-        return False
-    file.close()
-    return found == identity
-
-
-def write_shard(
+@contextmanager
+def written_shard(
     plan: ShardPlan,
-    records: Iterable[ImageRecord],
     identity: Identity,
     *,
-    compression: str | None,
-    details: Mapping[str, Any],
-) -> int:
-    """Write a shard; it exists whole or not at all.
+    dataset: str,
+    software: Mapping[str, str],
+    compression: str | None = None,
+) -> Iterator[ShardWriter]:
+    """Open a shard for writing that takes its place only when the block has ended well.
 
     Parameters
     ----------
     plan : ShardPlan
-        Which images are expected; those that ``records`` does not yield are noted as skipped.
-    records : iterable of ImageRecord
-        Taken one at a time.
+        Where it shall be, and which images it is to hold.
     identity : Identity
         What the features were made with.
+    dataset : str
+        Name of the data set's folder.
+    software : mapping
+        Versions.
     compression : {None, "gzip", "lzf"}
         HDF5 filter for the maps.
-    details : mapping
-        What else the file shall say about itself.
 
-    Returns
-    -------
-    int
-        Number of images written.
+    Raises
+    ------
+    SpaceError
+        If the disk is full.
     """
-    with written_whole(plan.path) as file:
-        written = []
-        for record in records:
-            _write_record(file.create_group(record.image_id), record, identity, compression)
-            written.append(record.image_id)
-        skipped = sorted(set(plan.image_ids) - set(written))
-        describe(file, identity, "shard", {**details, "split": plan.split, "skipped": skipped})
-    return len(written)
+    with written_hdf5(plan.path) as file:
+        writer = ShardWriter(file, plan, identity, compression)
+        yield writer
+        details = writer.details(dataset, software).model_dump(mode="json")
+        describe(file, identity, "shard", details)
 
 
-def _write_record(
-    group: h5py.Group, record: ImageRecord, identity: Identity, compression: str | None
-) -> None:
-    group.attrs.update(record.sources)
-    for tap in identity.tap_names:
-        stored, scale = encode(record.maps[tap], identity.dtype, image_id=record.image_id, tap=tap)
-        dataset = _write_array(group, tap, stored, compression)
-        dataset.attrs["xxh3"] = digest(stored, scale)
-        if scale is not None:
-            dataset.attrs["scale"] = scale
-    for name in RESERVED:
-        array = getattr(record, name)
-        # Masks shrink to a few per cent, and this one is read once per evaluation.
-        filter_ = "gzip" if name == "label_original" else compression
-        _write_array(group, name, array, filter_).attrs["xxh3"] = digest(array)
-
-
-def _write_array(
-    group: h5py.Group, name: str, array: NDArray[Any], compression: str | None
-) -> h5py.Dataset:
-    return group.create_dataset(name, data=array, compression=compression)
+def total_images(plans: Sequence[ShardPlan]) -> int:
+    """Count the images of several shards."""
+    return sum(len(plan.sources) for plan in plans)

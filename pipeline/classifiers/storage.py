@@ -1,9 +1,10 @@
 """Fitted estimators as bytes, through skops: data only, no pickle."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
-from zipfile import BadZipFile
 
+from pipeline.classifiers.archive import check_archive
 from pipeline.classifiers.trees import TREE_TYPES, check_trees
 from pipeline.errors import ClassifierError
 
@@ -16,19 +17,8 @@ _TRUSTED = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     *TREE_TYPES,
 )
-
-# what skops and the constructors it calls raise on bytes that are no estimator
-_UNREADABLE = (
-    BadZipFile,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    EOFError,
-    OSError,
-    RuntimeError,
-)
+_TYPE_NAME = re.compile(r"[\w.<>]{1,200}")
+_MOST_NAMED = 8
 
 
 def dump_estimator(estimator: Any, *, trusted: Sequence[str] = ()) -> bytes:
@@ -88,27 +78,36 @@ def load_estimator(data: bytes, *, trusted: Sequence[str] = ()) -> Any:
     import skops.io
 
     try:
+        check_archive(data)
         unknown = skops.io.get_untrusted_types(data=data)
-    except _UNREADABLE as error:
+    # what skops and the constructors it calls raise on bytes that are no estimator, or one of
+    # another version
+    except Exception as error:
         raise _damaged(error) from error
     _refuse_untrusted(unknown, trusted)
     try:
         estimator = skops.io.loads(data, trusted=[*_TRUSTED, *trusted])
-    except _UNREADABLE as error:
+        if not set(TREE_TYPES) & set(trusted):
+            check_trees(estimator)
+    except ClassifierError:
+        raise
+    except Exception as error:
         raise _damaged(error) from error
-    if not set(TREE_TYPES) & set(trusted):
-        check_trees(estimator)
     return estimator
 
 
 def _refuse_untrusted(found: Sequence[str], trusted: Sequence[str]) -> None:
     unknown = sorted(set(found) - set(_TRUSTED) - set(trusted))
-    if unknown:
-        remedy = " ".join(f"--trust {name}" for name in unknown)
-        raise ClassifierError(
-            f"the estimator is made of types that are not trusted: {', '.join(unknown)}; if you"
-            f" know where they come from, say {remedy}"
-        )
+    if not unknown:
+        return
+    if any(not _TYPE_NAME.fullmatch(name) for name in unknown):
+        raise _damaged(ValueError("it names types that there cannot be"))
+    named, more = unknown[:_MOST_NAMED], len(unknown) - _MOST_NAMED
+    remedy = " ".join(f"--trust {name}" for name in named)
+    raise ClassifierError(
+        f"the estimator is made of types that are not trusted: {', '.join(named)}"
+        f"{f' and {more} more' if more > 0 else ''}; if you know where they come from, say {remedy}"
+    )
 
 
 def _damaged(error: Exception) -> ClassifierError:
@@ -119,4 +118,4 @@ def _damaged(error: Exception) -> ClassifierError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,5 +1,6 @@
 """The command line. It knows of click and of the stages; it knows nothing of tensors."""
 
+import io
 import sys
 import warnings
 from importlib import import_module
@@ -73,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # its limits are stricter in pipeline.data
+    # The name of a folder need not be text, and is to be printed nevertheless.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(arguments, prog_name="pipeline", standalone_mode=False)
         return code if isinstance(code, int) else 0

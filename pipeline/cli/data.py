@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import has_params, params_option, read_params
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
+from pipeline.cli.options import PATH, has_params, params_option, read_params
 
 
 @click.group("data")
@@ -21,7 +19,7 @@ def data() -> None:
     "  pipeline data scenes --out data/scenes --images 300 --seed 1"
 )
 @click.option(
-    "--out", type=FOLDER, default=Path("data/scenes"), show_default=True, help="Folder to write."
+    "--out", type=PATH, default=Path("data/scenes"), show_default=True, help="Folder to write."
 )
 @click.option("--images", type=click.IntRange(3), help="Number of scenes [default: 180].")
 @click.option("--seed", type=click.IntRange(0), help="Seed of all scenes [default: 0].")
@@ -47,7 +45,7 @@ def scenes(out: Path, images: int | None, seed: int | None, params_path: Path | 
     epilog="\b\nExamples:\n  pipeline data voc2012\n  pipeline data voc2012 --out /big/disk"
 )
 @click.option(
-    "--out", type=FOLDER, default=Path("data"), show_default=True, help="Folder to download to."
+    "--out", type=PATH, default=Path("data"), show_default=True, help="Folder to download to."
 )
 def voc2012(out: Path) -> None:
     """Download PASCAL VOC 2012 (2 GB) and print the root of the data set.
@@ -65,7 +63,7 @@ def voc2012(out: Path) -> None:
     "  pipeline data check data/VOCdevkit/VOC2012\n"
     "  pipeline data check my-data --classes background,road,car --void 255"
 )
-@click.argument("root", type=FOLDER)
+@click.argument("root", type=PATH)
 @click.option("--classes", metavar="A,B,C", help="Class names [default: ROOT/classes.txt, or VOC].")
 @click.option(
     "--void",

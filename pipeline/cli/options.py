@@ -1,5 +1,6 @@
 """Options that several commands share, and the params file beneath them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMS_FILE = Path("params.yaml")
 _FEATURE_OPTIONS = ("activation", "context", "pixels_per_class", "sample_seed")
-PATH = click.Path(path_type=Path)
+# What stands at a path is found out where it is opened, and said in one line there.
+PATH = click.Path(path_type=Path, readable=False)
 
 cache_option = click.option(
     "--cache", type=PATH, required=True, help="Directory of the feature cache."
@@ -68,7 +70,8 @@ def feature_options(command: F) -> F:
 
 def has_params(path: Path | None) -> bool:
     """Tell whether :func:`read_params` will find a file."""
-    return path is not None or PARAMS_FILE.exists()
+    # A link that leads nowhere is a mistake to report, not a folder without params.
+    return path is not None or os.path.lexists(PARAMS_FILE)
 
 
 def read_params(path: Path | None) -> "Params":

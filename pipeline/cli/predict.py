@@ -1,6 +1,7 @@
 """``pipeline predict``: a head on new images."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,6 +26,13 @@ from pipeline.cli.options import PATH, device_option, params_option, read_params
 @click.option("--seed", type=int, help="Seed of random weights [default: 0].")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the masks.")
 @click.option("--overlay", is_flag=True, help="Also write the image with its mask laid over it.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do with an image that cannot be used.",
+)
 @device_option
 @trust_option
 @params_option
@@ -35,6 +43,7 @@ def predict(
     seed: int | None,
     out: Path,
     overlay: bool,
+    on_error: Literal["stop", "skip"],
     device: str,
     trusted: tuple[str, ...],
     params_path: Path | None,
@@ -42,7 +51,8 @@ def predict(
     """Segment images: palette PNG masks at each image's own resolution.
 
     The head knows its backbone, taps, preprocessing and classes; other weights than those it was
-    trained on are refused.
+    trained on are refused. Masks that are there already, by the same head from the same image, are
+    kept: an interrupted run goes on where it stopped.
     """
     from pipeline.cli.console import Console
     from pipeline.params import override
@@ -56,6 +66,7 @@ def predict(
         weights=chosen.weights,
         seed=chosen.seed,
         overlay=overlay,
+        on_error=on_error,
         device=device,
         trusted=trusted,
         progress=Console(),

@@ -84,7 +84,7 @@ def parse_classes(path: Path) -> tuple[tuple[str, ...], int | None]:
         if key.strip() == "void":
             if not re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
                 raise DataError(f"{path} line {number}: void is a number, such as '# void: 255'")
-            void = int(value)
+            void = int(value.strip())
     return tuple(names), void
 
 

@@ -41,7 +41,7 @@ class Features(BaseModel):
     @classmethod
     def _context_is_known(cls, context: tuple[str, ...]) -> tuple[str, ...]:
         for scope in context:
-            if scope != "global" and not (re.fullmatch(r"[1-9]\d*", scope) and int(scope) % 2):
+            if scope != "global" and not (re.fullmatch(r"[1-9]\d{0,5}", scope) and int(scope) % 2):
                 raise ValueError(
                     f"'{scope}' is not a context: give 'global' or an odd number of cells"
                 )

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.errors import DataError, ParamsError
+from pipeline.wholefile import write_whole
 
 _CSS_DPI = 96  # what CSS calls a pixel is 1/96 inch
 _UNDEFINED = "—"
@@ -132,8 +133,7 @@ def write_page(path: Path, content: ReportContent) -> Path:
     )
     environment.filters.update(embed=_embed, flat=_flat, score=_score, percent=_percent)
     html = environment.get_template("page.html.j2").render(content=content, classes=classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_whole(path, html)
     return path
 
 

@@ -1,10 +1,12 @@
 """Where to compute."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from pipeline.errors import ParamsError
+from pipeline.errors import DeviceMemoryError, ParamsError
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,3 +27,20 @@ def choose_device(name: str) -> torch.device:
     if name != "cpu" and int(match["index"] or 0) >= torch.cuda.device_count():
         raise ParamsError(f"no GPU '{name}' that torch can use; give --device cpu")
     return torch.device(name)
+
+
+@contextmanager
+def memory_named(what: str) -> Iterator[None]:
+    """Say what did not fit a GPU's memory, rather than torch's own words.
+
+    Raises
+    ------
+    DeviceMemoryError
+        If the block runs out of it.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"{what}: does not fit the GPU's memory; use --device cpu, or a smaller --input-size"
+        ) from error

@@ -15,7 +15,8 @@ from pipeline.cache import CachedSplit, FeatureCache
 from pipeline.heads import Head, load_head
 from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
-from pipeline.stages.device import choose_device
+from pipeline.stages.device import choose_device, memory_named
+from pipeline.wholefile import write_whole
 
 
 def evaluate(
@@ -88,16 +89,16 @@ def evaluate(
         "fingerprint": opened.identity.fingerprint,
     }
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        Path(out).write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(Path(out), json.dumps(result, indent=2) + "\n")
     return result
 
 
 def score_image(head: Head, split: CachedSplit, image_id: str, device: torch.device) -> Tensor:
     """Score every pixel of a cached image, (n_classes, H, W), at the network's input size."""
-    maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
     height, width = split.size(image_id)
-    return head.scores(maps, (height, width))
+    with memory_named(image_id):
+        maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
+        return head.scores(maps, (height, width))
 
 
 def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

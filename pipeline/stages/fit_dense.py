@@ -14,10 +14,11 @@ from torch.nn.functional import cross_entropy
 from pipeline.cache import CachedSplit, FeatureCache
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadInfo, load_head, save_head
+from pipeline.locks import sole_writer
 from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
 from pipeline.software import versions
-from pipeline.stages.device import choose_device
+from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.evaluate import labels_of, score_image
 from pipeline.training import DenseTrainer, TrainingRun, TrainSettings
 
@@ -96,6 +97,8 @@ def fit_dense(
         If ``init`` has no layers to train.
     CacheMismatchError
         If ``init`` was made from a cache of another identity.
+    BusyError
+        If another run is training ``out``.
     """
     out, progress = Path(out), progress or Silent()
     settings = settings or TrainSettings()
@@ -124,42 +127,43 @@ def fit_dense(
         key=_run_key(begin, settings, training, validation, keep),
         keep_best=keep == "best",
     )
-    if run.resume():
-        progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
-    else:
-        run.record(train_loss=None, validation=_validate(begin, trainer, validation, where))
-        progress.say(_latest(run.history))
-    for epoch in range(run.epochs_done + 1, settings.epochs + 1):
-        loss = _train_epoch(begin, trainer, training, settings, epoch, where, progress)
-        run.record(train_loss=loss, validation=_validate(begin, trainer, validation, where))
-        run.save()
-        progress.say(_latest(run.history))
-    run.finish()
+    with sole_writer(out):
+        if run.resume():
+            progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
+        else:
+            run.record(train_loss=None, validation=_validate(begin, trainer, validation, where))
+            progress.say(_latest(run.history))
+        for epoch in range(run.epochs_done + 1, settings.epochs + 1):
+            loss = _train_epoch(begin, trainer, training, settings, epoch, progress)
+            run.record(train_loss=loss, validation=_validate(begin, trainer, validation, where))
+            run.save()
+            progress.say(_latest(run.history))
+        run.finish()
 
-    info = HeadInfo(
-        stage="dense",
-        estimator=begin.info.estimator,
-        identity=begin.info.identity,
-        features=begin.info.features,
-        activation=begin.info.activation,
-        settings={
-            "sparse": begin.info.settings,
-            **settings.model_dump(mode="json"),
-            "split": split,
-            "validate_on": validate_on,
-            "keep": keep,
-        },
-        held_out=begin.info.held_out if validate_on == HELD_OUT else (),
-        metrics={**begin.info.metrics, "history": run.history},
-        selected_on=None if validation is None or keep == "last" else validation.name,
-        software=versions(),
-    )
-    save_head(out, replace(begin, info=info, dense=trainer.dense()))
-    if history is not None:
-        run.write_history(Path(history))
-    run.checkpoint.unlink(missing_ok=True)
-    opened.close()
-    return FitDenseResult(out, run.history)
+        info = HeadInfo(
+            stage="dense",
+            estimator=begin.info.estimator,
+            identity=begin.info.identity,
+            features=begin.info.features,
+            activation=begin.info.activation,
+            settings={
+                "sparse": begin.info.settings,
+                **settings.model_dump(mode="json"),
+                "split": split,
+                "validate_on": validate_on,
+                "keep": keep,
+            },
+            held_out=begin.info.held_out if validate_on == HELD_OUT else (),
+            metrics={**begin.info.metrics, "history": run.history},
+            selected_on=None if validation is None or keep == "last" else validation.name,
+            software=versions(),
+        )
+        save_head(out, replace(begin, info=info, dense=trainer.dense()))
+        if history is not None:
+            run.write_history(Path(history))
+        run.checkpoint.unlink(missing_ok=True)
+        opened.close()
+        return FitDenseResult(out, run.history)
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def _run_key(
     parts = [settings.model_dump_json(), keep, begin.info.features.model_dump_json()]
     for images in (training, validation):
         if images is not None:
-            parts += [f"{i} {sorted(images.split.sources(i).items())}" for i in images.image_ids]
+            parts += [f"{i} {sorted(images.split.sources[i].items())}" for i in images.image_ids]
     hasher.update("\n".join(parts).encode())
     if begin.dense is not None:
         for parameter in begin.dense.parameters():
@@ -228,7 +232,6 @@ def _train_epoch(
     images: _Images,
     settings: TrainSettings,
     epoch: int,
-    device: torch.device,
     progress: Progress,
 ) -> float:
     """Pass over all training images once, in an order of their own for every epoch."""
@@ -241,7 +244,8 @@ def _train_epoch(
     ):
         batch.append(image_id)
         if len(batch) == settings.batch_size or image_id == shuffled[-1]:
-            losses.append(trainer.step(_load(head, images.split, batch, settings, device)))
+            with memory_named(f"one of the images {', '.join(batch)}"):
+                losses.append(trainer.step(_load(head, images.split, batch, settings)))
             batch = []
     return float(np.mean(losses))
 
@@ -251,11 +255,10 @@ def _load(
     split: CachedSplit,
     image_ids: Sequence[str],
     settings: TrainSettings,
-    device: torch.device,
 ) -> list[tuple[list[Tensor], Tensor]]:
     loaded = []
     for image_id in image_ids:
-        maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
+        maps = [torch.from_numpy(m) for m in split.maps(image_id, head.taps)]
         label = split.label(image_id, void_as_background=settings.void_as_background)
         loaded.append((head.info.features.apply(maps), torch.from_numpy(label)))
     return loaded

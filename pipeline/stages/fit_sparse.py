@@ -143,7 +143,7 @@ def _samples(
     path, cached = samples_path(cache.path, split), cache[split]
     if drawing is None:
         drawing = read_samples(path).drawing
-    if samples_are_current(path, cached, cache.identity, drawing):
+    if samples_are_current(path, cached.sources, cache.identity, drawing):
         return read_samples(path)
     progress.say(f"{path} was drawn otherwise or from other maps; drawing samples anew")
     tracked = progress.track(

@@ -1,6 +1,6 @@
 """From image files to what the cache stores: decode, resize, run the backbone."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, Preprocessing
-from pipeline.cache import BYTES_PER_VALUE, ImageRecord
+from pipeline.cache import BYTES_PER_VALUE, ImageRecord, Sources
 from pipeline.data import VocDataset, image_size
-from pipeline.errors import BackboneError, DataError
+from pipeline.data.voc import parse_split
+from pipeline.errors import BackboneError, DataError, DeviceMemoryError
+from pipeline.identity import file_digest
+from pipeline.progress import Progress
 
 _DECODERS = 2
-_DECODED_AHEAD = 8
+_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -28,113 +30,174 @@ class _Loaded:
     label_original: NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
 class ImageRecords:
     """The images of a data set as they go into the cache.
 
-    Attributes
+    Parameters
     ----------
     dataset : VocDataset
     backbone : Backbone
     preprocessing : Preprocessing
     batch_size : int
-        Images of one size that go through the backbone together.
+        Images of one size that go through the backbone together. It is halved when the GPU's memory
+        does not suffice.
     skip : bool
-        Whether images that cannot be used are noted in ``skipped`` rather than raised.
-    skipped : list of (split, image id, reason)
+        Whether images that cannot be used are left out rather than raised.
+    progress : Progress
     """
 
-    dataset: VocDataset
-    backbone: Backbone
-    preprocessing: Preprocessing
-    batch_size: int
-    skip: bool
-    skipped: list[tuple[str, str, str]]
+    def __init__(
+        self,
+        dataset: VocDataset,
+        backbone: Backbone,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        skip: bool,
+        progress: Progress,
+    ) -> None:
+        self._dataset, self._backbone, self._preprocessing = dataset, backbone, preprocessing
+        self._batch_size = batch_size
+        self._skip = skip
+        self._progress = progress
 
-    def sources(self, split: str) -> dict[str, dict[str, str]]:
-        """Digest the files of every image of a split, in order."""
-        found = {}
-        for image_id in self.dataset.image_ids(split):
-            try:
-                found[image_id] = {
-                    "image_digest": _file_digest(self.dataset.image_path(image_id)),
-                    "mask_digest": _file_digest(self.dataset.mask_path(image_id)),
-                }
-            except (DataError, OSError) as error:
-                if not self.skip:
-                    raise DataError(str(error)) from error
-                found[image_id] = {"image_digest": "unreadable", "mask_digest": "unreadable"}
-        return found
+    def listed(self, split: str) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Read a split file.
+
+        Returns
+        -------
+        image_ids : tuple of str
+        problems : dict of str to str
+            Lines that cannot be used, if they are to be skipped: where, and what is wrong.
+        """
+        if not self._skip:
+            return self._dataset.image_ids(split), {}
+        path = self._dataset.split_path(split)
+        image_ids, problems = parse_split(path)
+        if not image_ids:
+            raise DataError(f"{path}: {problems[0]}")
+        return image_ids, {
+            f"{path.name} {where}": what
+            for where, _, what in (problem.partition(": ") for problem in problems)
+        }
+
+    def sources(self, image_ids: Sequence[str]) -> dict[str, Sources]:
+        """Digest the files of images, in order."""
+        return {image_id: self._sources(image_id) for image_id in image_ids}
+
+    def _sources(self, image_id: str) -> Sources:
+        paths = {"image_digest": self._dataset.image_path, "mask_digest": self._dataset.mask_path}
+        return {key: self._digest(path, image_id) for key, path in paths.items()}
+
+    def _digest(self, path: Callable[[str], Path], image_id: str) -> str:
+        try:
+            return file_digest(path(image_id))
+        except (DataError, OSError) as error:
+            if not self._skip:
+                raise DataError(str(error)) from error
+            return "unreadable"
 
     def bytes_of(self, image_id: str, dtype: str) -> int:
         """Give the bytes that an image will take in the cache."""
         try:
-            height, width = image_size(self.dataset.image_path(image_id))
-            size = self.preprocessing.target_size(height, width)
-            values = sum(c * h * w for c, h, w in self.backbone.feature_shapes(*size))
+            height, width = image_size(self._dataset.image_path(image_id))
+            size = self._preprocessing.target_size(height, width)
+            values = sum(c * h * w for c, h, w in self._backbone.feature_shapes(*size))
         except (DataError, BackboneError):
             return 0  # it will be reported when it is read
         return values * BYTES_PER_VALUE[dtype] + 4 * size[0] * size[1] + height * width // 20
 
     def records(
-        self, split: str, image_ids: Iterable[str], sources: dict[str, dict[str, str]]
+        self, sources: Mapping[str, Sources], skipped: dict[str, str]
     ) -> Iterator[ImageRecord]:
-        """Run the backbone over images and yield what goes into the shard."""
-        names = [tap.name for tap in self.backbone.taps]
-        for batch in self._batches(self._loaded(split, image_ids)):
-            inputs = np.stack([self.preprocessing.normalize(item.image) for item in batch])
-            maps = self.backbone(torch.from_numpy(inputs).to(self.backbone.device))
-            arrays = [m.float().cpu().numpy() for m in maps]
-            for position, item in enumerate(batch):
+        """Run the backbone over images, in order.
+
+        Parameters
+        ----------
+        sources : mapping of image id to digests
+            The images, and what :meth:`sources` found.
+        skipped : dict of image id to reason
+            Takes up those that are left out.
+        """
+        names = [tap.name for tap in self._backbone.taps]
+        for batch in self._batches(self._loaded(sources, skipped)):
+            inputs = np.stack([self._preprocessing.normalize(item.image) for item in batch])
+            for item, maps in zip(batch, self._maps(torch.from_numpy(inputs), batch), strict=True):
                 yield ImageRecord(
                     image_id=item.image_id,
-                    maps={n: a[position] for n, a in zip(names, arrays, strict=True)},
+                    maps=dict(zip(names, maps, strict=True)),
                     label=item.label,
                     label_original=item.label_original,
                     image=item.image,
                     sources=sources[item.image_id],
                 )
 
-    def _loaded(self, split: str, image_ids: Iterable[str]) -> Iterator[_Loaded]:
+    def _maps(
+        self, inputs: torch.Tensor, batch: Sequence[_Loaded]
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Give the maps of each image; with too little memory on the GPU, in smaller batches."""
+        try:
+            maps = self._backbone(inputs.to(self._backbone.device))
+            arrays = [m.float().cpu().numpy() for m in maps]
+        except torch.cuda.OutOfMemoryError as error:
+            height, width = inputs.shape[2:]
+            if len(batch) == 1:
+                raise DeviceMemoryError(
+                    f"{self._dataset.image_path(batch[0].image_id)}: at {height}x{width} it does "
+                    "not fit the GPU's memory; use a smaller --input-size, or --device cpu"
+                ) from error
+            arrays = []
+        if arrays:
+            yield from ([array[i] for array in arrays] for i in range(len(batch)))
+            return
+        # Outside the handler: the exception holds on to the memory of the attempt.
+        half = (len(batch) + 1) // 2
+        if half < self._batch_size:
+            self._batch_size = half
+            self._progress.say(f"the GPU's memory is full; going on with batches of {half}")
+        for part in (slice(0, half), slice(half, len(batch))):
+            yield from self._maps(inputs[part], batch[part])
+
+    def _loaded(self, sources: Mapping[str, Sources], skipped: dict[str, str]) -> Iterator[_Loaded]:
         """Decode and resize images in threads, a few ahead of the backbone, in order."""
-        waiting = iter(image_ids)
+        waiting = iter(sources.items())
         with ThreadPoolExecutor(_DECODERS) as pool:
-            futures = [(i, pool.submit(self._load, i)) for i in islice(waiting, _DECODED_AHEAD)]
+            futures = [(i, pool.submit(self._load, i, s)) for i, s in islice(waiting, _AHEAD)]
             while futures:
                 image_id, future = futures.pop(0)
                 try:
                     yield future.result()
                 except DataError as error:
-                    if not self.skip:
+                    if not self._skip:
                         raise
-                    self.skipped.append((split, image_id, str(error)))
-                futures += [(i, pool.submit(self._load, i)) for i in islice(waiting, 1)]
+                    skipped[image_id] = str(error)
+                futures += [(i, pool.submit(self._load, i, s)) for i, s in islice(waiting, 1)]
 
-    def _load(self, image_id: str) -> _Loaded:
-        image = self.dataset.read_image(image_id)
-        mask = self.dataset.read_mask(image_id)
-        resized = self.preprocessing.resize_image(image)
+    def _load(self, image_id: str, sources: Sources) -> _Loaded:
+        image = self._dataset.read_image(image_id)
+        mask = self._dataset.read_mask(image_id)
+        if self._sources(image_id) != sources:
+            raise DataError(
+                f"{self._dataset.image_path(image_id)}: it or its mask was changed during the "
+                "extraction; extract again"
+            )
         try:
-            self.backbone.feature_shapes(resized.shape[0], resized.shape[1])
+            resized = self._preprocessing.resize_image(image)
+            self._backbone.feature_shapes(resized.shape[0], resized.shape[1])
         except BackboneError as error:
-            path = self.dataset.image_path(image_id)
+            path = self._dataset.image_path(image_id)
             raise DataError(f"{path}: cannot go through the backbone; {error}") from error
-        return _Loaded(image_id, resized, self.preprocessing.resize_mask(mask), mask)
+        return _Loaded(image_id, resized, self._preprocessing.resize_mask(mask), mask)
 
     def _batches(self, items: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
         """Group neighbours of one size."""
         batch: list[_Loaded] = []
         for item in items:
             if batch and (
-                len(batch) == self.batch_size or item.image.shape != batch[0].image.shape
+                len(batch) >= self._batch_size or item.image.shape != batch[0].image.shape
             ):
                 yield batch
                 batch = []
             batch.append(item)
         if batch:
             yield batch
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read())

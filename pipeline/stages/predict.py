@@ -1,19 +1,31 @@
 """A head on new images: from image files to palette masks at each image's own resolution."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone, Preprocessing, load_backbone
-from pipeline.data import list_images, read_image, write_mask, write_overlay
-from pipeline.errors import BackboneError, DataError, HeadError
+from pipeline.backbones import Backbone, Preprocessing
+from pipeline.data import (
+    list_images,
+    read_image,
+    read_note,
+    require_file,
+    write_mask,
+    write_overlay,
+)
+from pipeline.errors import BackboneError, DataError
 from pipeline.heads import Head, load_head
+from pipeline.identity import file_digest
 from pipeline.progress import Progress, Silent
-from pipeline.stages.device import choose_device
+from pipeline.software import NAME, own_version
+from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.evaluate import labels_of
+from pipeline.stages.restore import restore_backbone
 
 
 class Segmenter:
@@ -35,9 +47,9 @@ class Segmenter:
     Raises
     ------
     HeadError
-        If the head cannot be read, or the weights are not those it was trained on.
+        If the head cannot be read.
     WeightsError
-        If the weights cannot be had.
+        If the weights cannot be had, or are not those it was trained on.
     """
 
     def __init__(
@@ -52,18 +64,9 @@ class Segmenter:
         self._device = choose_device(device)
         self.head: Head = load_head(head, trusted=trusted).to(self._device)
         identity = self.head.info.identity
-        self.backbone: Backbone = load_backbone(
-            identity.backbone,
-            weights=weights,
-            taps=[f"{tap.name}={'+'.join(tap.modules)}" for tap in identity.taps],
-            seed=seed,
-            device=self._device,
+        self.backbone: Backbone = restore_backbone(
+            identity, weights=weights, seed=seed, device=self._device, what=str(head)
         )
-        if self.backbone.weights_digest != identity.weights:
-            raise HeadError(
-                f"{head}: trained on {identity.backbone} weights {identity.weights}, but "
-                f"{weights} are {self.backbone.weights_digest}; give the weights it was trained on"
-            )
         self.preprocessing = Preprocessing.from_dict(identity.preprocessing)
 
     @property
@@ -100,11 +103,15 @@ def predict(
     weights: str | Path,
     seed: int = 0,
     overlay: bool = False,
+    on_error: Literal["stop", "skip"] = "stop",
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[Path]:
     """Segment images and write palette PNG masks, ``<name of the image>.png``.
+
+    Masks that lie there already and were made by the same head from the same image are kept, so a
+    run that was interrupted goes on where it stopped.
 
     Parameters
     ----------
@@ -116,6 +123,8 @@ def predict(
         Folder for the masks, made if need be.
     overlay : bool
         Whether to write ``<name>-overlay.png`` as well, the mask laid over the image.
+    on_error : {"stop", "skip"}
+        What to do with an image that cannot be used; ``progress`` is told of those skipped.
     progress : Progress, optional
         What to report to.
 
@@ -127,24 +136,47 @@ def predict(
     Raises
     ------
     DataError
-        If an image cannot be read, or two would give masks of one name.
+        If an image cannot be read and ``on_error`` is ``"stop"``, or two would give masks of one
+        name.
     """
     out, progress = Path(out), progress or Silent()
     sources = _sources([Path(image) for image in images], out, overlay=overlay)
     segment = Segmenter(head, weights=weights, seed=seed, device=device, trusted=trusted)
-    out.mkdir(parents=True, exist_ok=True)
+    head_digest = _digest(Path(head))
+    masks, skipped = [], {}
     for mask_path, source in progress.track(
         sources.items(), total=len(sources), unit="images", what="predicting"
     ):
-        image = read_image(source)
         try:
+            _predict(segment, source, mask_path, head_digest, overlay=overlay)
+            masks.append(mask_path)
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped[source] = str(error)
+    for source, reason in skipped.items():
+        progress.say(f"skipped {source}: {reason}")
+    return masks
+
+
+def _predict(
+    segment: Segmenter, source: Path, mask_path: Path, head_digest: str, *, overlay: bool
+) -> None:
+    """Write the mask of one image, unless it is there."""
+    require_file(source)  # a pipe would be waited for
+    note = f"{NAME} {own_version()}, head {head_digest}, image {_digest(source)}"
+    written = (mask_path, _overlay_path(mask_path)) if overlay else (mask_path,)
+    if all(read_note(path) == note for path in written):
+        return
+    image = read_image(source)
+    try:
+        with memory_named(str(source)):
             labels = segment(image)
-        except BackboneError as error:
-            raise DataError(f"{source}: cannot go through the backbone; {error}") from error
-        write_mask(mask_path, labels)
-        if overlay:
-            write_overlay(_overlay_path(mask_path), image, labels)
-    return list(sources)
+    except BackboneError as error:
+        raise DataError(f"{source}: cannot go through the backbone; {error}") from error
+    write_mask(mask_path, labels, note=note)
+    if overlay:
+        write_overlay(_overlay_path(mask_path), image, labels, note=note)
 
 
 def _sources(images: Sequence[Path], out: Path, *, overlay: bool) -> dict[Path, Path]:
@@ -161,10 +193,17 @@ def _sources(images: Sequence[Path], out: Path, *, overlay: bool) -> dict[Path, 
                     "predict them into two folders"
                 )
             written[target] = file
-        if mask.resolve() == file.resolve():
+        if os.path.realpath(mask) == os.path.realpath(file):  # resolve() raises at a link to itself
             raise DataError(f"{file}: would be overwritten by its mask; give another --out")
         sources[mask] = file
     return sources
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _overlay_path(mask: Path) -> Path:

@@ -149,7 +149,7 @@ def report(
                         for tap in opened.identity.taps
                     ),
                 },
-                "Software": opened[split].details["software"],
+                "Software": opened[split].software,
             },
         ),
     )
@@ -206,7 +206,7 @@ def _metadata(head: Head) -> dict[str, Any]:
 
 
 def _subtitle(cache: FeatureCache, measured: Mapping[str, Any]) -> str:
-    dataset = next(iter(cache.splits.values())).details["dataset"]
+    dataset = next(iter(cache.splits.values())).dataset
     return (
         f"{cache.identity.backbone} on {dataset}, measured on the "
         f"{measured['images']} images of '{measured['split']}'"

@@ -1,15 +1,20 @@
 """The course of a training run: its history, its best epoch, and the checkpoint to go on from."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from pipeline.errors import HeadError
 from pipeline.tensorfile import read_tensors, write_tensors
 from pipeline.training.trainer import DenseTrainer
+from pipeline.wholefile import write_whole
 
 CHECKPOINT = "hypercolumn-checkpoint"
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_pixel_accuracy", "val_mean_iou")
@@ -76,26 +81,34 @@ class TrainingRun:
         Raises
         ------
         HeadError
-            If the checkpoint is damaged.
+            If the checkpoint is damaged, or no state of such a run.
         """
         if not self.checkpoint.exists():
             return False
         remedy = "delete it to begin anew"
         tensors, metadata = read_tensors(self.checkpoint, kind=CHECKPOINT, remedy=remedy)
-        if metadata["key"] != self.key:
+        if metadata.get("key") != self.key:
             return False
-        self.history = json.loads(metadata["history"])
-        self.trainer.restore(_under("now.", tensors))
-        self._best = _under("best.", tensors)
+        now, best = _under("now.", tensors), _under("best.", tensors)
+        try:
+            history = _History.model_validate_json(metadata.get("history", ""))
+        except ValidationError as error:
+            raise HeadError(f"{self.checkpoint}: its history is damaged; {remedy}") from error
+        own = self.trainer.state()
+        if not (_is_like(now, own) and _is_like(best, own)):
+            raise HeadError(f"{self.checkpoint}: holds no state of this head; {remedy}")
+        self.history = history.model_dump()
+        self.trainer.restore(now)
+        self._best = best
         return True
 
     def write_history(self, path: Path) -> None:
         """Write the history as CSV, one row per epoch, for people and for DVC's plots."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(zip(*(self.history[name] for name in COLUMNS), strict=True))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(COLUMNS)
+        writer.writerows(zip(*(self.history[name] for name in COLUMNS), strict=True))
+        write_whole(path, text.getvalue())
 
     def finish(self) -> None:
         """Put the trainer back to the epoch to keep."""
@@ -104,6 +117,48 @@ class TrainingRun:
     def _is_best(self) -> bool:
         scores = [-1.0 if score is None else score for score in self.history["val_mean_iou"]]
         return scores[-1] > max(scores[:-1], default=-2.0)
+
+
+class _History(BaseModel):
+    """What a checkpoint says about the epochs behind it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epoch: list[int] = Field(min_length=1)
+    train_loss: list[float | None]
+    val_loss: list[float | None]
+    val_pixel_accuracy: list[float | None]
+    val_mean_iou: list[float | None]
+    best_epoch: int
+
+    @model_validator(mode="after")
+    def _is_one_row_per_epoch(self) -> Self:
+        count = len(self.epoch)
+        rows = [len(getattr(self, name)) for name in COLUMNS]
+        if (
+            self.epoch != list(range(count))
+            or set(rows) != {count}
+            or not 0 <= self.best_epoch < count
+        ):
+            raise ValueError("the columns do not belong together")
+        return self
+
+
+def _is_like(found: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Tell whether tensors can be a state of a trainer, of which another is given.
+
+    Before the first step there are no moments, one for each of the head's tensors afterwards.
+    """
+    fixed = {name: t for name, t in own.items() if not name.startswith("optimizer.")}
+    moments: dict[str, Tensor] = {}
+    for index, tensor in enumerate(t for name, t in own.items() if name.startswith("head.")):
+        moments |= {f"optimizer.{index}.{name}": tensor for name in ("exp_avg", "exp_avg_sq")}
+        moments[f"optimizer.{index}.step"] = tensor.new_zeros(())
+    return _forms(found) in (_forms(fixed), _forms(fixed | moments))
+
+
+def _forms(tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    return {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

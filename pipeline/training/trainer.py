@@ -45,7 +45,7 @@ class TrainSettings(BaseModel):
         Of the order of images.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(default=4, ge=0)
     batch_size: int = Field(default=4, ge=1)
@@ -55,7 +55,7 @@ class TrainSettings(BaseModel):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: ClassWeights = "none"
     void_as_background: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
 
 
 class DenseTrainer:
@@ -128,7 +128,7 @@ class DenseTrainer:
         ----------
         batch : sequence of (maps, label)
             For each image the maps that hypercolumns are read from, float (C_t, h_t, w_t), and its
-            label, uint8 (H, W).
+            label, uint8 (H, W), on any device.
 
         Returns
         -------
@@ -153,7 +153,9 @@ class DenseTrainer:
                 weight = self._head.weights[0] / self._scale
                 bias = self._head.biases[0] - weight @ self._mean
                 size = (label.shape[0], label.shape[1])
-                table, plan = self._head.project(maps, size, weight, bias)
+                # One image at a time is on the device, however large the batch.
+                used = [m.to(self.device) for m in maps]
+                table, plan = self._head.project(used, size, weight, bias)
                 loss += backpropagate(
                     self._head,
                     table,

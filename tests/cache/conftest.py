@@ -1,6 +1,6 @@
 """Small caches written without a backbone: random maps of three images of different sizes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache import FeatureCache, ImageRecord, ShardPlan, plan_shards, write_shard
+from pipeline.cache import FeatureCache, ImageRecord, ShardPlan, plan_shards, written_shard
 from pipeline.identity import Identity, TapIdentity
 
 IMAGE_IDS = ("zebra_7", "cow.1", "2008_000003")  # neither sorted by name nor by length
@@ -36,13 +36,31 @@ class Sketch:
         images_per_shard: int = 2,
         compression: str | None = None,
     ) -> FeatureCache:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.plans = plan_shards(directory, split, image_ids, images_per_shard)
+        sources = {image_id: self.sources[image_id] for image_id in image_ids}
+        self.plans = plan_shards(directory, split, sources, images_per_shard)
         for plan in self.plans:
-            records = [self.records[image_id] for image_id in plan.image_ids]
-            details = {"dataset": "sketch"}
-            write_shard(plan, records, self.identity, compression=compression, details=details)
+            self.write_shard(plan, compression=compression)
         return FeatureCache(directory)
+
+    def write_shard(
+        self,
+        plan: ShardPlan,
+        *,
+        skipped: Mapping[str, str] | None = None,
+        compression: str | None = None,
+    ) -> None:
+        """Write the images of a plan, but for those that are skipped."""
+        with written_shard(
+            plan,
+            self.identity,
+            dataset="sketch",
+            software={"sketch": "1.0"},
+            compression=compression,
+        ) as writer:
+            writer.skipped |= skipped or {}
+            for image_id in plan.sources:
+                if image_id not in writer.skipped:
+                    writer.add(self.records[image_id].stored(self.identity))
 
 
 @pytest.fixture

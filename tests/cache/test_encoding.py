@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.cache.encoding import BYTES_PER_VALUE, DTYPES, decode, digest, encode
+from pipeline.cache.encoding import BYTES_PER_VALUE, StoredArray, encode
 from pipeline.errors import CacheOverflowError, PipelineError
 
+DTYPES = tuple(BYTES_PER_VALUE)
 LARGEST = float(np.finfo(np.float32).max)
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 
@@ -26,13 +27,13 @@ def stored(values, dtype):
 @settings(max_examples=60, deadline=None)
 @given(maps(LARGEST))
 def test_float32_comes_back_as_it_was(values):
-    np.testing.assert_array_equal(decode(*stored(values, "float32")), values)
+    np.testing.assert_array_equal(stored(values, "float32").decoded(), values)
 
 
 @settings(max_examples=60, deadline=None)
 @given(maps(65504))
 def test_float16_is_off_by_half_a_step_at_most(values):
-    back = decode(*stored(values, "float16"))
+    back = stored(values, "float16").decoded()
     # Ten bits behind the leading one; below 2**-14 the steps stay 2**-24.
     bound = np.maximum(np.abs(values).astype(np.float64) * 2.0**-11, 2.0**-25)
     assert (np.abs(back.astype(np.float64) - values) <= bound).all()
@@ -41,10 +42,11 @@ def test_float16_is_off_by_half_a_step_at_most(values):
 @settings(max_examples=150, deadline=None)
 @given(maps(3e38))
 def test_int8_is_off_by_half_a_step_of_its_channel_at_most(values):
-    array, scale = stored(values, "int8")
-    assert array.dtype == np.int8
+    found = stored(values, "int8")
+    scale = found.scale
+    assert found.values.dtype == np.int8
     assert scale.shape == (len(values),)
-    off = np.abs(decode(array, scale).astype(np.float64) - values)
+    off = np.abs(found.decoded().astype(np.float64) - values)
     assert (off <= scale.astype(np.float64)[:, None, None] * (0.5 + 1e-4)).all()
     peak = np.abs(values).max(axis=(1, 2))
     normal = peak > 1e-30
@@ -53,29 +55,30 @@ def test_int8_is_off_by_half_a_step_of_its_channel_at_most(values):
 
 def test_int8_uses_its_whole_range_in_every_channel():
     values = np.array([[[-2.0, 1.0]], [[1e-3, -1e-3]], [[0.0, 0.0]]], np.float32)
-    array, scale = stored(values, "int8")
-    assert array.tolist() == [[[-127, 64]], [[127, -127]], [[0, 0]]]  # 63.5 goes to the even one
-    assert (decode(array, scale)[2] == 0).all()
+    found = stored(values, "int8")
+    expected = [[[-127, 64]], [[127, -127]], [[0, 0]]]  # 63.5 goes to the even one
+    assert found.values.tolist() == expected
+    assert (found.decoded()[2] == 0).all()
 
 
 @pytest.mark.parametrize("units", [1, 100, 190, 10**6])
 def test_int8_of_values_below_the_normal_numbers(units):
     values = np.array([[[units, -units]]], np.float32) * np.float32(2.0**-149)
-    assert (np.abs(decode(*stored(values, "int8")) - values) <= np.abs(values)).all()
+    assert (np.abs(stored(values, "int8").decoded() - values) <= np.abs(values)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channels_of_zeros(dtype):
     values = np.zeros((3, 2, 2), np.float32)
-    back = decode(*stored(values, dtype))
+    back = stored(values, dtype).decoded()
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, values)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bytes_per_value(dtype):
-    array, _ = stored(np.ones((1, 2, 3), np.float32), dtype)
-    assert array.nbytes == 6 * BYTES_PER_VALUE[dtype]
+    found = stored(np.ones((1, 2, 3), np.float32), dtype)
+    assert found.values.nbytes == 6 * BYTES_PER_VALUE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -103,25 +106,25 @@ def test_overflow_names_image_tap_and_remedy(sign):
 
 def test_the_largest_float16_is_no_overflow():
     values = np.full((1, 1, 1), 65504, np.float32)
-    np.testing.assert_array_equal(decode(*stored(values, "float16")), values)
+    np.testing.assert_array_equal(stored(values, "float16").decoded(), values)
 
 
 def test_digest_is_xxh3_of_dtype_shape_scale_and_bytes():
     array = np.arange(12, dtype=np.int8).reshape(3, 2, 2)
     scale = np.array([1.0, 0.5, 2.0], np.float32)
     content = b"|i1(3, 2, 2)" + scale.tobytes() + array.tobytes()
-    assert digest(array, scale) == xxhash.xxh3_128_hexdigest(content)
-    seen = {
-        digest(array, scale),
-        digest(array),
-        digest(array, scale[::-1]),
-        digest(array.reshape(3, 4), scale),
-        digest(array.view(np.uint8), scale),
-        digest(array[::-1], scale),
-    }
-    assert len(seen) == 6
+    assert StoredArray(array, scale).digest == xxhash.xxh3_128_hexdigest(content)
+    variants = [
+        (array, scale),
+        (array, None),
+        (array, scale[::-1]),
+        (array.reshape(3, 4), scale),
+        (array.view(np.uint8), scale),
+        (array[::-1], scale),
+    ]
+    assert len({StoredArray(*variant).digest for variant in variants}) == 6
 
 
 def test_digest_does_not_depend_on_memory_order():
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    assert digest(np.asfortranarray(array)) == digest(array)
+    assert StoredArray(np.asfortranarray(array)).digest == StoredArray(array).digest

@@ -9,8 +9,10 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import xxhash
 
-from pipeline.cache import FeatureCache, plan_shards, write_shard
+from pipeline.cache import FeatureCache, ShardHeader
+from pipeline.cache.files import get_text, set_text
 from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 
 TAPS = ("shallow", "deep")
@@ -41,11 +43,12 @@ def test_everything_comes_back(make_sketch, tmp_path, images_per_shard, compress
     assert_equals(split, sketch)
     for image_id, record in sketch.records.items():
         assert split.size(image_id) == record.label.shape
-        assert split.sources(image_id) == record.sources
-        stored = dict(split.arrays(image_id))
-        assert set(stored) == {*TAPS, *OTHERS}
-        np.testing.assert_array_equal(stored["deep"], record.maps["deep"])
-    assert split.details["dataset"] == "sketch"
+        stored = split.stored(image_id)
+        assert stored.sources == split.sources[image_id] == record.sources
+        assert set(stored.arrays) == {*TAPS, *OTHERS}
+        np.testing.assert_array_equal(stored.arrays["deep"].values, record.maps["deep"])
+    assert split.dataset == "sketch"
+    assert split.software == {"sketch": "1.0"}
     assert cache.identity == sketch.identity
 
 
@@ -80,12 +83,10 @@ def test_void_as_background_changes_void_alone(make_sketch, tmp_path):
 def test_more_shards_than_files_are_held_open(make_sketch, tmp_path):
     sketch = make_sketch()
     record = sketch.records["cow.1"]
-    ids = [f"i{n}" for n in range(20)]
-    for n, plan in enumerate(plan_shards(tmp_path, "train", ids, 1)):
+    for n in range(20):
         image = np.full((7, 9, 3), n, np.uint8)
-        (image_id,) = plan.image_ids
-        numbered = replace(record, image_id=image_id, image=image)
-        write_shard(plan, [numbered], sketch.identity, compression=None, details={})
+        sketch.records[f"i{n}"] = replace(record, image_id=f"i{n}", image=image)
+    sketch.write(tmp_path, image_ids=[f"i{n}" for n in range(20)], images_per_shard=1)
     split = FeatureCache(tmp_path)["train"]
     for n in [*range(20), *reversed(range(20)), 3, 3, 17]:
         assert (split.image(f"i{n}") == n).all()
@@ -116,23 +117,26 @@ def test_a_flipped_byte_of_any_payload_is_found(make_sketch, tmp_path, name, dty
         message = str(caught.value)
         assert str(path) in message
         assert f"cow.1/{name}" in message
-        assert "delete it and run 'pipeline extract'" in message
+        assert "run 'pipeline cache repair'" in message
         assert "\n" not in message
         with pytest.raises(CacheDamagedError):
-            dict(split.arrays("cow.1"))
+            split.stored("cow.1")
         intact = written(sketch.records["2008_000003"], name)  # in the other shard
         np.testing.assert_allclose(read(split, "2008_000003", name), intact, atol=0.1)
         split._handles.close()
 
 
-@pytest.mark.parametrize("attribute", ["scale", "xxh3"])
-def test_a_changed_or_missing_attribute_is_found(make_sketch, tmp_path, attribute):
+@pytest.mark.parametrize(
+    ("attribute", "change"),
+    [("scale", lambda scale: scale * 2), ("xxh3", lambda text: np.bytes_(text[::-1]))],
+)
+def test_a_changed_or_missing_attribute_is_found(make_sketch, tmp_path, attribute, change):
     sketch = make_sketch(dtype="int8")
     sketch.write(tmp_path)
     path = sketch.plans[0].path
     with h5py.File(path, "a") as file:
         attributes = file["cow.1"]["deep"].attrs
-        attributes[attribute] = attributes[attribute] * 2
+        attributes[attribute] = change(attributes[attribute])
     with pytest.raises(CacheDamagedError, match=r"cow\.1/deep"):
         FeatureCache(tmp_path)["train"].maps("cow.1", ["deep"])
     with h5py.File(path, "a") as file:
@@ -154,15 +158,20 @@ def test_damage_outside_the_payloads_is_an_error_that_names_the_file(make_sketch
             damaged = bytearray(whole)
             damaged[at + offset] ^= 0x10
             path.write_bytes(damaged)
-            sketch.plans[0].is_done(sketch.identity, sketch.sources)  # does not raise
+            sketch.plans[0].header(sketch.identity)  # does not raise
             with pytest.raises(CacheDamagedError) as caught:
                 split = FeatureCache(tmp_path)["train"]
                 for image_id in sketch.records:
-                    split.sources(image_id)
                     split.size(image_id)
-                    dict(split.arrays(image_id))
+                    split.stored(image_id)
             assert str(path) in str(caught.value)
             assert "\n" not in str(caught.value)
+
+
+def set_config(file, config):
+    """Put another configuration into a file, with the digest that belongs to it."""
+    set_text(file.attrs, "config", config)
+    set_text(file.attrs, "xxh3", xxhash.xxh3_128_hexdigest(f"shard {config}".encode()))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -180,9 +189,9 @@ def test_a_broken_header_is_one_line(make_sketch, tmp_path):
     sketch = make_sketch()
     sketch.write(tmp_path)
     path = sketch.plans[0].path
-    for config in ('{"identity": {"backbone": 3}}', "{", "{}"):
+    for config in ('{"identity": {"backbone": 3}}', "{", "{}", "[]", "[" * 100_000):
         with h5py.File(path, "a") as file:
-            file.attrs["config"] = config
+            set_config(file, config)
         with pytest.raises(CacheDamagedError, match="header is damaged") as caught:
             FeatureCache(tmp_path)
         assert "\n" not in str(caught.value)
@@ -192,8 +201,47 @@ def test_a_fingerprint_that_contradicts_the_configuration_is_damage(make_sketch,
     sketch = make_sketch()
     sketch.write(tmp_path)
     with h5py.File(sketch.plans[0].path, "a") as file:
-        file.attrs["config"] = file.attrs["config"].replace('"void": 255', '"void": 254')
+        set_config(file, get_text(file.attrs, "config").replace('"void": 255', '"void": 254'))
     with pytest.raises(CacheDamagedError, match="fingerprint"):
+        FeatureCache(tmp_path)
+
+
+@pytest.mark.parametrize("attribute", ["kind", "fingerprint", "config", "xxh3"])
+def test_a_root_attribute_that_is_gone_or_no_text_is_damage(make_sketch, tmp_path, attribute):
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    path = sketch.plans[0].path
+    for value in (3.5, "of variable length", None):
+        with h5py.File(path, "a") as file:
+            if value is None:
+                del file.attrs[attribute]
+            else:
+                file.attrs[attribute] = value
+        with pytest.raises(CacheDamagedError, match=r"header is damaged.*pipeline cache repair"):
+            ShardHeader.read(path)
+
+
+def test_a_changed_letter_of_the_configuration_is_damage(make_sketch, tmp_path):
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    path = sketch.plans[0].path
+    # Written by HDF5, whose own checksum of the header would find the letter first.
+    with h5py.File(path, "a") as file:
+        config = get_text(file.attrs, "config")
+        set_text(file.attrs, "config", config.replace("i-zebra_7", "i-zebra_8"))
+    with pytest.raises(CacheDamagedError, match="header is damaged"):
+        ShardHeader.read(path)
+
+
+@pytest.mark.parametrize(
+    "number", ["train-00001-of-00002", "train-00000-of-00003", "val-00000-of-00002"]
+)
+def test_a_renamed_shard_is_noticed(make_sketch, tmp_path, number):
+    sketch = make_sketch()
+    sketch.write(tmp_path, images_per_shard=2)
+    path = sketch.plans[0].path
+    path.rename(tmp_path / f"{number}.h5")
+    with pytest.raises(CacheDamagedError, match=rf"{number}.h5: was renamed, it is {path.name}"):
         FeatureCache(tmp_path)
 
 

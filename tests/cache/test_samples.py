@@ -163,8 +163,9 @@ def test_an_image_of_nothing_but_void_gives_none(make_sketch, tmp_path):
     cache = sketch.write(tmp_path, image_ids=("cow.1",))
     samples = drawn(cache)
     assert samples.features.shape == (0, 7)
-    write_samples(tmp_path / "train-samples.h5", samples, cache["train"], cache.identity)
-    assert_same(read_samples(tmp_path / "train-samples.h5"), samples)
+    path = tmp_path / "train-samples.h5"
+    write_samples(path, samples, cache["train"].sources, cache.identity)
+    assert_same(read_samples(path), samples)
 
 
 class TestFile:
@@ -179,7 +180,7 @@ class TestFile:
     @pytest.fixture
     def path(self, cache, tmp_path):
         path = samples_path(tmp_path, "train")
-        write_samples(path, drawn(cache), cache["train"], cache.identity)
+        write_samples(path, drawn(cache), cache["train"].sources, cache.identity)
         return path
 
     def test_comes_back_and_equals_a_new_drawing(self, cache, path):
@@ -193,7 +194,7 @@ class TestFile:
             for name in ("features", "label", "image", "y", "x"):
                 np.testing.assert_array_equal(file[name][()], getattr(samples, name))
             assert tuple(file["image_ids"].asstr()) == cache["train"].image_ids
-            assert file.attrs["fingerprint"] == cache.identity.fingerprint
+            assert file.attrs["fingerprint"].decode() == cache.identity.fingerprint
 
     @pytest.mark.parametrize("name", ["features", "label", "image", "y", "x"])
     def test_a_flipped_byte_is_found(self, path, name):
@@ -223,7 +224,9 @@ class TestFile:
     def test_no_file_and_another_kind(self, sketch, path, tmp_path):
         with pytest.raises(CacheNotFoundError, match="pipeline extract"):
             read_samples(tmp_path / "val-samples.h5")
-        with pytest.raises(CacheMismatchError, match="not a samples file"):
+        with pytest.raises(
+            CacheMismatchError, match="a shard file of a feature cache, not a samples"
+        ):
             read_samples(sketch.plans[0].path)
 
     def test_is_current_as_long_as_nothing_changes(
@@ -231,7 +234,7 @@ class TestFile:
     ):
         def current(**choices):
             drawing = Drawing(**{"features": PLAIN, **choices})
-            return samples_are_current(path, cache["train"], cache.identity, drawing)
+            return samples_are_current(path, cache["train"].sources, cache.identity, drawing)
 
         assert current()
         assert not current(seed=1)
@@ -239,11 +242,11 @@ class TestFile:
         assert not current(void_as_background=True)
         assert not current(features=Features(activation="relu", context=()))
         drawing = Drawing(features=PLAIN)
-        assert not samples_are_current(path, cache["train"], make_identity(void=0), drawing)
+        assert not samples_are_current(path, cache["train"].sources, make_identity(void=0), drawing)
         reordered = sketch.write(tmp_path / "b", image_ids=("cow.1", "zebra_7", "2008_000003"))
-        assert not samples_are_current(path, reordered["train"], cache.identity, drawing)
+        assert not samples_are_current(path, reordered["train"].sources, cache.identity, drawing)
         sketch.records["cow.1"].sources["mask_digest"] = "another"
         changed = sketch.write(tmp_path / "c")
-        assert not samples_are_current(path, changed["train"], cache.identity, drawing)
+        assert not samples_are_current(path, changed["train"].sources, cache.identity, drawing)
         path.unlink()
         assert not current()

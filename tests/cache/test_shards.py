@@ -8,18 +8,26 @@ import numpy as np
 import pytest
 import xxhash
 
-from pipeline.cache import BYTES_PER_VALUE, FeatureCache, plan_shards, write_index, write_shard
-from pipeline.cache.shards import remove_other_shards
-from pipeline.errors import CacheOverflowError
+from pipeline.cache import (
+    BYTES_PER_VALUE,
+    FeatureCache,
+    check_index,
+    plan_shards,
+    total_images,
+    write_index,
+)
+from pipeline.cache.files import set_text
+from pipeline.errors import CacheDamagedError, CacheOverflowError
 from pipeline.identity import FORMAT, FORMAT_VERSION
 
 
 @pytest.mark.parametrize(("count", "per_shard", "sizes"), [(7, 3, [3, 3, 1]), (4, 2, [2, 2])])
 def test_plans_divide_a_split_in_order(tmp_path, count, per_shard, sizes):
-    ids = [f"i{n}" for n in range(count)]
-    plans = plan_shards(tmp_path, "train", ids, per_shard)
-    assert [len(plan.image_ids) for plan in plans] == sizes
-    assert [i for plan in plans for i in plan.image_ids] == ids
+    sources = {f"i{n}": {"image_digest": str(n)} for n in range(count)}
+    plans = plan_shards(tmp_path, "train", sources, per_shard)
+    assert [len(plan.sources) for plan in plans] == sizes
+    assert total_images(plans) == count
+    assert [item for plan in plans for item in plan.sources.items()] == list(sources.items())
     total = len(sizes)
     assert [plan.path for plan in plans] == [
         tmp_path / f"train-{part:05d}-of-{total:05d}.h5" for part in range(total)
@@ -36,7 +44,6 @@ def test_layout(make_sketch, tmp_path, dtype, compression):
         for image_id, record in sketch.records.items():
             group = file[image_id]
             assert set(group) == {"shallow", "deep", "label", "label_original", "image"}
-            assert dict(group.attrs) == record.sources
             for tap, values in record.maps.items():
                 dataset = group[tap]
                 assert dataset.dtype == dtype
@@ -46,7 +53,8 @@ def test_layout(make_sketch, tmp_path, dtype, compression):
                 head = f"{stored.dtype.str}{stored.shape}".encode()
                 scale = dataset.attrs["scale"] if dtype == "int8" else np.empty(0)
                 content = head + scale.tobytes() + stored.tobytes()
-                assert dataset.attrs["xxh3"] == xxhash.xxh3_128_hexdigest(content)
+                placed = f"{dataset.name} {xxhash.xxh3_128_hexdigest(content)}".encode()
+                assert dataset.attrs["xxh3"].decode() == xxhash.xxh3_128_hexdigest(placed)
                 if dtype == "int8":
                     np.testing.assert_allclose(scale, np.abs(values).max((1, 2)) / 127, rtol=1e-6)
                     stored = stored * scale[:, None, None]
@@ -60,31 +68,37 @@ def test_layout(make_sketch, tmp_path, dtype, compression):
 def test_root_attributes(make_sketch, tmp_path):
     sketch = make_sketch()
     sketch.write(tmp_path)
-    with h5py.File(sketch.plans[0].path) as file:
+    with h5py.File(sketch.plans[1].path) as file:
         attributes = dict(file.attrs)
-    config = json.loads(attributes.pop("config"))
-    assert attributes == {
+    text = attributes.pop("config")
+    expected = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
         "kind": "shard",
         "fingerprint": sketch.identity.fingerprint,
+        "xxh3": xxhash.xxh3_128_hexdigest(b"shard " + text),
     }
-    assert config == {
+    assert attributes.pop("format_version") == FORMAT_VERSION
+    assert {name: value.decode() for name, value in attributes.items()} == expected
+    assert json.loads(text) == {
         "identity": json.loads(sketch.identity.model_dump_json()),
-        "dataset": "sketch",
         "split": "train",
-        "skipped": [],
+        "part": 1,
+        "parts": 2,
+        "images": {"2008_000003": sketch.sources["2008_000003"]},
+        "skipped": {},
+        "dataset": "sketch",
+        "software": {"sketch": "1.0"},
     }
 
 
 def test_contiguous_shards_are_about_as_large_as_their_values(make_sketch, tmp_path):
     sketch = make_sketch(dtype="int8")
-    record = replace(
+    sketch.records["cow.1"] = replace(
         sketch.records["cow.1"],
         maps={"shallow": np.ones((3, 200, 300), "f4"), "deep": np.ones((4, 50, 75), "f4")},
     )
-    (plan,) = plan_shards(tmp_path, "train", ["cow.1"], 1)
-    write_shard(plan, [record], sketch.identity, compression=None, details={})
+    sketch.write(tmp_path, image_ids=["cow.1"])
+    (plan,) = sketch.plans
     values = BYTES_PER_VALUE["int8"] * (3 * 200 * 300 + 4 * 50 * 75)
     assert values < plan.path.stat().st_size < values + 16_000
 
@@ -92,11 +106,9 @@ def test_contiguous_shards_are_about_as_large_as_their_values(make_sketch, tmp_p
 def test_a_record_that_does_not_fit_leaves_no_shard(make_sketch, tmp_path):
     sketch = make_sketch(dtype="float16")
     sketch.records["cow.1"].maps["deep"][0, 0, 0] = 1e6
-    (plan,) = plan_shards(tmp_path, "train", list(sketch.records), 3)
     with pytest.raises(CacheOverflowError, match=r"cow\.1, tap deep"):
-        write_shard(plan, sketch.records.values(), sketch.identity, compression=None, details={})
-    assert not plan.path.exists()
-    assert not plan.is_done(sketch.identity, sketch.sources)
+        sketch.write(tmp_path, images_per_shard=3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_replaces_the_one_before_only_when_it_is_whole(make_sketch, tmp_path):
@@ -104,95 +116,135 @@ def test_a_shard_replaces_the_one_before_only_when_it_is_whole(make_sketch, tmp_
     sketch.write(tmp_path, images_per_shard=3)
     (plan,) = sketch.plans
     before = plan.path.read_bytes()
-
-    def failing():
-        yield sketch.records["zebra_7"]
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        write_shard(plan, failing(), sketch.identity, compression=None, details={})
+    del sketch.records["cow.1"]
+    with pytest.raises(KeyError):
+        sketch.write_shard(plan)
     assert plan.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [plan.path]
 
 
-def test_images_that_do_not_come_are_noted(make_sketch, tmp_path):
+def test_the_same_content_gives_the_same_bytes(make_sketch, tmp_path):
     sketch = make_sketch()
-    (plan,) = plan_shards(tmp_path, "train", list(sketch.records), 3)
-    records = [record for i, record in sketch.records.items() if i != "cow.1"]
-    assert write_shard(plan, records, sketch.identity, compression=None, details={}) == 2
+    sketch.write(tmp_path / "a")
+    sketch.write(tmp_path / "b")
+    for plan in sketch.plans:
+        assert plan.path.read_bytes() == (tmp_path / "a" / plan.path.name).read_bytes()
+
+
+def test_images_that_are_left_out_are_noted_with_the_reason(make_sketch, tmp_path):
+    sketch = make_sketch()
+    (plan,) = plan_shards(tmp_path, "train", sketch.sources, 3)
+    sketch.write_shard(plan, skipped={"cow.1": "no image, and why: Schäfchen"})
     split = FeatureCache(tmp_path)["train"]
-    assert split.skipped == ("cow.1",)
+    (left_out,) = split.skipped.items()
+    assert left_out[0] == "cow.1"
+    assert left_out[1].reason == "no image, and why: Schäfchen"
+    assert left_out[1].sources == sketch.sources["cow.1"]
     assert split.image_ids == ("zebra_7", "2008_000003")
-    assert not plan.is_done(sketch.identity, sketch.sources)  # it may have been mended
 
 
-class TestIsDone:
+class TestIsMet:
     @pytest.fixture
     def sketch(self, make_sketch, tmp_path):
         sketch = make_sketch()
         sketch.write(tmp_path)
         return sketch
 
-    def test_of_the_same(self, sketch):
-        assert all(plan.is_done(sketch.identity, sketch.sources) for plan in sketch.plans)
+    @staticmethod
+    def is_met(plan, identity, *, skip=False):
+        return plan.is_met_by(plan.header(identity), skip=skip)
+
+    @pytest.mark.parametrize("skip", [False, True])
+    def test_of_the_same(self, sketch, skip):
+        assert all(self.is_met(plan, sketch.identity, skip=skip) for plan in sketch.plans)
 
     def test_with_another_identity(self, sketch, make_identity):
-        assert not sketch.plans[0].is_done(make_identity(void=0), sketch.sources)
+        assert not self.is_met(sketch.plans[0], make_identity(void=0))
 
     @pytest.mark.parametrize("digest", ["image_digest", "mask_digest"])
     def test_with_another_file(self, sketch, digest):
-        sources = sketch.sources
-        sources["cow.1"] = {**sources["cow.1"], digest: "another"}
-        assert [plan.is_done(sketch.identity, sources) for plan in sketch.plans] == [False, True]
+        sources = {**sketch.sources, "cow.1": {**sketch.sources["cow.1"], digest: "another"}}
+        plans = plan_shards(sketch.plans[0].directory, "train", sources, 2)
+        assert [self.is_met(plan, sketch.identity) for plan in plans] == [False, True]
 
     @pytest.mark.parametrize(
         "ids",
         [("zebra_7",), ("zebra_7", "cow.1", "2008_000003"), ("cow.1", "zebra_7"), ("zebra_7", "x")],
     )
     def test_with_other_images_or_another_order(self, sketch, ids):
-        plan = replace(sketch.plans[0], image_ids=ids)
         sources = {**sketch.sources, "x": sketch.sources["cow.1"]}
-        assert not plan.is_done(sketch.identity, sources)
+        plan = replace(sketch.plans[0], sources={i: sources[i] for i in ids})
+        assert not self.is_met(plan, sketch.identity)
+        assert not self.is_met(plan, sketch.identity, skip=True)
+
+    def test_with_an_image_left_out_only_if_that_is_allowed_and_its_files_are_the_same(
+        self, sketch
+    ):
+        plan = sketch.plans[0]
+        sketch.write_shard(plan, skipped={"cow.1": "no image"})
+        assert not self.is_met(plan, sketch.identity)  # it may be mended, or not
+        assert self.is_met(plan, sketch.identity, skip=True)
+        mended = {**plan.sources, "cow.1": {**plan.sources["cow.1"], "image_digest": "mended"}}
+        assert not self.is_met(replace(plan, sources=mended), sketch.identity, skip=True)
+
+    def test_in_the_place_of_another(self, sketch):
+        first, second = sketch.plans
+        first.path.replace(second.path)
+        assert not self.is_met(replace(second, sources=first.sources), sketch.identity)
 
     def test_when_missing_cut_short_or_of_another_kind(self, sketch):
         plan = sketch.plans[0]
         whole = plan.path.read_bytes()
         plan.path.write_bytes(whole[: len(whole) // 2])
-        assert not plan.is_done(sketch.identity, sketch.sources)
+        assert not self.is_met(plan, sketch.identity)
         plan.path.write_bytes(whole)
         with h5py.File(plan.path, "a") as file:
-            file.attrs["kind"] = "samples"
-        assert not plan.is_done(sketch.identity, sketch.sources)
+            set_text(file.attrs, "kind", "samples")
+        assert not self.is_met(plan, sketch.identity)
         plan.path.unlink()
-        assert not plan.is_done(sketch.identity, sketch.sources)
+        assert not self.is_met(plan, sketch.identity)
 
 
-def test_other_shards_are_removed(make_sketch, make_identity, tmp_path):
-    sketch = make_sketch()
-    sketch.write(tmp_path, split="val")
-    sketch.write(tmp_path, split="train", images_per_shard=1)
-    stale = tmp_path / "train-00001-of-00002.h5.partial"
-    stale.touch()
-    kept = [tmp_path / "train-samples.h5", tmp_path / "notes-of-mine.h5", *tmp_path.glob("val-*")]
-    for path in kept:
-        path.touch()
-    plans = plan_shards(tmp_path, "train", list(sketch.records), 2)
-    remove_other_shards(tmp_path, plans, sketch.identity)
-    assert set(tmp_path.iterdir()) == set(kept)
-    remove_other_shards(tmp_path, plans, make_identity(void=0))  # val is not of this identity
-    assert set(tmp_path.iterdir()) == set(kept[:2])
+class TestIndex:
+    @pytest.fixture
+    def cache(self, make_sketch, tmp_path):
+        sketch = make_sketch()
+        sketch.write(tmp_path / "made", split="val")
+        cache = sketch.write(tmp_path / "made", split="train")
+        write_index(cache)
+        return cache
 
+    def test_links_lead_to_the_shards(self, make_sketch, cache, tmp_path):
+        sketch = make_sketch()
+        check_index(cache)
+        (tmp_path / "made").rename(tmp_path / "moved")
+        with h5py.File(tmp_path / "moved" / "index.h5") as index:
+            assert set(index) == {"train", "val"}
+            for split in index:
+                assert set(index[split]) == set(sketch.records)
+                for image_id, record in sketch.records.items():
+                    found = index[split][image_id]["deep"][()]
+                    np.testing.assert_array_equal(found, record.maps["deep"])
+            assert index.attrs["fingerprint"].decode() == sketch.identity.fingerprint
 
-def test_index_links_lead_to_the_shards(make_sketch, tmp_path):
-    sketch = make_sketch()
-    sketch.write(tmp_path / "made", split="val")
-    cache = sketch.write(tmp_path / "made", split="train")
-    write_index(cache)
-    (tmp_path / "made").rename(tmp_path / "moved")
-    with h5py.File(tmp_path / "moved" / "index.h5") as index:
-        assert set(index) == {"train", "val"}
-        for split in index:
-            assert set(index[split]) == set(sketch.records)
-            for image_id, record in sketch.records.items():
-                found = index[split][image_id]["deep"][()]
-                np.testing.assert_array_equal(found, record.maps["deep"])
-        assert index.attrs["fingerprint"] == sketch.identity.fingerprint
+    @pytest.mark.parametrize(
+        ("target", "says"),
+        [
+            (h5py.ExternalLink("train-00001-of-00002.h5", "/cow.1"), "does not lead to"),
+            (h5py.ExternalLink("train-00000-of-00002.h5", "/zebra_7"), "is damaged"),
+            (h5py.SoftLink("/val/cow.1"), "is damaged"),
+            (None, "does not lead to"),
+        ],
+    )
+    def test_a_link_that_leads_elsewhere_is_found(self, cache, target, says):
+        with h5py.File(cache.path / "index.h5", "a") as index:
+            del index["train/cow.1"]
+            if target is not None:
+                index["train/cow.1"] = target
+        with pytest.raises(CacheDamagedError, match=rf"index\.h5: {says}"):
+            check_index(cache)
+
+    def test_a_missing_one_is_found(self, cache):
+        (cache.path / "index.h5").unlink()
+        with pytest.raises(CacheDamagedError, match=r"index\.h5: .*pipeline cache repair"):
+            check_index(cache)

@@ -1,6 +1,9 @@
 """Estimators as bytes: what comes back, and what is refused."""
 
+import json
+from io import BytesIO
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
+from sklearn.naive_bayes import GaussianNB
 
 from pipeline.classifiers import (
     ESTIMATORS,
@@ -94,6 +98,111 @@ def test_damaged_bytes_are_one_line(samples: tuple[Any, Any]) -> None:
         with pytest.raises(ClassifierError, match="fit it again") as caught:
             load_estimator(broken)
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def parts(samples: tuple[Any, Any]) -> dict[str, bytes]:
+    """Give the parts of a stored estimator; packed again as they are they are one."""
+    data = dump_estimator(GaussianNB().fit(*samples))
+    with ZipFile(BytesIO(data)) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    load_estimator(packed(found))
+    return found
+
+
+def packed(parts: dict[str, bytes], compression: int = ZIP_STORED) -> bytes:
+    file = BytesIO()
+    with ZipFile(file, "w", compression) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def array_named(parts: dict[str, bytes]) -> str:
+    return next(name for name in parts if name.endswith(".npy"))
+
+
+def with_schema(parts: dict[str, bytes], schema: Any) -> dict[str, bytes]:
+    return {**parts, "schema.json": json.dumps({"protocol": 2, **schema}).encode()}
+
+
+def node(content: Any, number: int) -> dict[str, Any]:
+    return {
+        "__class__": "list",
+        "__module__": "builtins",
+        "__loader__": "ListNode",
+        "__id__": number,
+        "content": content,
+    }
+
+
+def test_packed_parts_are_refused(parts: dict[str, bytes]) -> None:
+    huge = {**parts, "filling": bytes(10**8)}
+    data = packed(huge, ZIP_DEFLATED)
+    assert len(data) < 200_000
+    with pytest.raises(ClassifierError, match="its parts are packed"):
+        load_estimator(data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"(4,)", b"(9999999999,)", "an array of shape .* is cut short"),
+        (b"(4,)", b"(1 << 40,)", "cannot be read"),
+        (b"(4,)", b"((((((", "cannot be read"),
+        (b"'<i8'", b"'|O'", "cannot be read"),
+        (b"\x93NUMPY\x01", b"\x93NUMPY\x03", "cannot be read"),
+    ],
+)
+def test_arrays_whose_header_is_wrong_are_refused(
+    parts: dict[str, bytes], old: bytes, new: bytes, reason: str
+) -> None:
+    changed = {name: content.replace(old, new) for name, content in parts.items()}
+    assert changed != parts
+    with pytest.raises(ClassifierError, match=reason) as caught:
+        load_estimator(packed(changed))
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_in_archives_are_refused(parts: dict[str, bytes]) -> None:
+    inner = packed({"data.npy": bytes(10**7)}, ZIP_DEFLATED)
+    with pytest.raises(ClassifierError, match="it holds another archive"):
+        load_estimator(packed({**parts, array_named(parts): inner}))
+
+
+def test_nodes_that_stand_for_larger_ones_are_refused(parts: dict[str, bytes]) -> None:
+    """Forty lists, each of which names the one before it twice, would be a tree of 2^40 nodes."""
+    tree = node([], 1)
+    for number in range(2, 42):
+        tree = node([tree, {**node([], number - 1)}], number)
+    with pytest.raises(ClassifierError, match="a node stands for another"):
+        load_estimator(packed(with_schema(parts, tree)))
+
+
+@pytest.mark.parametrize("numbers", [range(10, 60), [None] * 50], ids=["numbered", "unnumbered"])
+def test_a_part_is_read_once(parts: dict[str, bytes], numbers: Any) -> None:
+    array = {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode"}
+    array |= {"type": "numpy", "file": array_named(parts)}
+    content = [{**array, "__id__": number} for number in numbers]
+    with pytest.raises(ClassifierError, match="several nodes name a part"):
+        load_estimator(packed(with_schema(parts, node(content, 1))))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a" * 500, "a b", ""])
+def test_names_of_types_that_there_cannot_be_are_not_shown(
+    parts: dict[str, bytes], name: str
+) -> None:
+    strange = {**node([], 2), "__module__": name, "__class__": "x y" if name == "" else "x"}
+    with pytest.raises(ClassifierError, match="names types that there cannot be") as caught:
+        load_estimator(packed(with_schema(parts, node([strange], 1))))
+    assert "\n" not in str(caught.value)
+
+
+def test_of_many_untrusted_types_a_few_are_named(parts: dict[str, bytes]) -> None:
+    strange = [{**node([], 2 + n), "__module__": f"m{n:03}"} for n in range(100)]
+    with pytest.raises(ClassifierError, match=r"m000\.list, .* and 92 more") as caught:
+        load_estimator(packed(with_schema(parts, node(strange, 1))))
+    assert len(str(caught.value)) < 1000
 
 
 def _bend_forest(estimator: Any, field: str, value: int) -> None:

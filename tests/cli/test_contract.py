@@ -155,7 +155,7 @@ def test_cache_info_and_verify(
     assert rows["backbone"].startswith("squeezenet1_0, weights ")
     assert rows["taps"].endswith("; 1504 channels")
     assert rows["stored as"] == "float16"
-    assert rows["split val"].startswith("3 images, 1 of 1 shards, ")
+    assert rows["split val"].startswith("3 images, 1 of 1 shards (")
 
     assert main(["cache", "info", str(cache), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

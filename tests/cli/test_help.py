@@ -37,6 +37,8 @@ def test_the_commands_are_those_of_the_contract() -> None:
         "predict",
         "cache info",
         "cache verify",
+        "cache repair",
+        "cache gc",
     }
 
 

@@ -206,8 +206,8 @@ def test_predict(sparse_head: Path, scenes: VocDataset, mistake: Mistake) -> Non
 
     digest = load_head(sparse_head).info.identity.weights
     said = mistake(*words(image, "--seed", 1))
-    assert said.startswith(f"{sparse_head}: trained on squeezenet1_0 weights {digest}, but random")
-    assert said.endswith("; give the weights it was trained on")
+    assert said.startswith(f"{sparse_head}: made with squeezenet1_0 weights {digest}, but random")
+    assert said.endswith("; give the weights it was made with")
 
     Path("other").mkdir()
     shutil.copy(image, "other")
@@ -229,15 +229,14 @@ def test_report(cache: Path, sparse_head: Path, mistake: Mistake) -> None:
     assert "options: images: " in mistake(*words, "--metrics", "a=none.json", "--images", -1)
 
 
-def test_cache(mistake: Mistake, cache: Path) -> None:
-    for command in ("info", "verify"):
-        assert "no cache there" in mistake("cache", command, "nowhere")
-    shutil.copytree(cache, "copy")
-    shard = next(Path("copy").glob("val-00000-of-*.h5"))
-    shard.write_bytes(shard.read_bytes()[:3000])
-    for command in ("info", "verify"):
-        said = mistake("cache", command, "copy")
-        assert said.startswith(f"{shard}: not a readable HDF5 file; delete it and run")
+@pytest.mark.parametrize("command", ["info", "verify", "repair", "gc"])
+def test_no_cache(mistake: Mistake, command: str) -> None:
+    assert mistake("cache", command, "nowhere") == (
+        "nowhere: no cache there; run 'pipeline extract' first"
+    )
+    Path("empty").mkdir()
+    assert "empty: holds no shards" in mistake("cache", command, "empty")
+    assert list(Path("empty").iterdir()) == []
 
 
 def test_what_cannot_be_written(cache: Path, sparse_head: Path, capsys) -> None:

@@ -50,6 +50,7 @@ def test_classes_file_names_classes_and_void(make_voc: MakeVoc) -> None:
         ("a\nb\na\n", "repeat"),
         ("a\n# void: none\n", "line 2: void is a number"),
         ("a\n# void: 256\n", "from 0 to 255"),
+        ("a\n# void: \x1c256\n", "from 0 to 255"),
         ("\n", "0 classes"),
         ("".join(f"c{i}\n" for i in range(257)), "257 classes"),
     ],

@@ -1,3 +1,6 @@
+"""What a cache is said to hold, and that nothing in it goes bad unnoticed."""
+
+import json
 import shutil
 from pathlib import Path
 
@@ -5,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import VocDataset
+from pipeline import Preprocessing, VocDataset, extract
 from pipeline.errors import CacheDamagedError, CacheNotFoundError
+from pipeline.software import versions
 from pipeline.stages.inspect import inspect_cache, verify_cache
 
 
@@ -45,22 +49,30 @@ def test_info_counts(cache: Path, scenes: VocDataset) -> None:
             "images": len(scenes.image_ids(split)),
             "shards": shards,
             "shards_expected": shards,
-            "skipped": [],
+            "bytes": sum(path.stat().st_size for path in cache.glob(f"{split}-*-of-*.h5")),
+            "skipped": {},
             "samples": samples,
+            "dataset": "scenes",
+            "software": versions(),
         }
     assert info["splits"] == expected
+    assert (info["complete"], info["problems"]) == (True, [])
+    assert info["made_from"]["dataset"] == str(scenes.root)
+    assert (info["made_from"]["weights"], info["made_from"]["seed"]) == ("random", 0)
     assert info["bytes"] == sum(path.stat().st_size for path in cache.iterdir())
     assert info["identity"]["backbone"] == "squeezenet1_0"
     assert [tap["channels"] for tap in info["identity"]["taps"]] == [96, 128, 256]
     assert info["identity"]["classes"] == list(scenes.classes)
     with h5py.File(next(cache.glob("val-00000-of-*.h5"))) as shard:
-        assert info["fingerprint"] == shard.attrs["fingerprint"]
+        assert info["fingerprint"] == shard.attrs["fingerprint"].decode()
 
 
 def test_info_of_what_is_not_complete(copy: Path) -> None:
     next(copy.glob("train-00001-of-*.h5")).unlink()
     (copy / "val-samples.h5").unlink()
-    splits = inspect_cache(copy)["splits"]
+    info = inspect_cache(copy)
+    splits = info["splits"]
+    assert not info["complete"]
     assert (splits["train"]["shards"], splits["train"]["shards_expected"]) == (2, 3)
     assert splits["train"]["images"] == 7
     assert splits["val"]["samples"] is None
@@ -76,8 +88,9 @@ def test_a_flipped_byte_in_a_shard_is_found(copy: Path, scenes: VocDataset, name
     shard = next(copy.glob("train-00001-of-*.h5"))
     flip(shard, place(shard, f"{image_id}/{name}"))
     (problem,) = verify_cache(copy)
-    assert problem.startswith(f"{shard}: {image_id}/{name} is damaged; ")
-    assert "pipeline extract" in problem
+    assert (problem.split, problem.image_id) == ("train", image_id)
+    assert problem.what.startswith(f"{shard}: {image_id}/{name} is damaged; ")
+    assert "pipeline cache repair" in problem.what
 
 
 @pytest.mark.parametrize("name", ["features", "label", "y"])
@@ -85,16 +98,17 @@ def test_a_flipped_byte_among_the_samples_is_found(copy: Path, name: str) -> Non
     samples = copy / "val-samples.h5"
     flip(samples, place(samples, name))
     (problem,) = verify_cache(copy)
-    assert problem.startswith(f"{samples}: {name} is damaged; ")
+    assert (problem.split, problem.image_id) == ("val", None)
+    assert problem.what.startswith(f"{samples}: {name} is damaged; ")
 
 
 def test_a_changed_name_among_the_samples_is_found(copy: Path, scenes: VocDataset) -> None:
-    """The names decide which images were held out; HDF5 keeps them without a checksum."""
+    """The names decide which images were held out."""
     samples = copy / "train-samples.h5"
     name = scenes.image_ids("train")[3].encode()
     flip(samples, samples.read_bytes().index(name) + len(name) - 1)
     (problem,) = verify_cache(copy)
-    assert problem.startswith(f"{samples}: image_ids is damaged; ")
+    assert problem.what.startswith(f"{samples}: image_ids is damaged; ")
 
 
 def test_a_damaged_directory_of_a_shard_is_found(copy: Path, scenes: VocDataset) -> None:
@@ -104,7 +118,8 @@ def test_a_damaged_directory_of_a_shard_is_found(copy: Path, scenes: VocDataset)
         address = h5py.h5o.get_info(file[image_id].id).addr
     flip(shard, address + 20)
     (problem,) = verify_cache(copy)
-    assert problem.startswith(f"{shard}: {image_id} is damaged; ")
+    assert problem.image_id == image_id
+    assert problem.what.startswith(f"{shard}: {image_id}/")
 
 
 def test_everything_that_is_wrong_is_listed(copy: Path, scenes: VocDataset) -> None:
@@ -112,23 +127,97 @@ def test_everything_that_is_wrong_is_listed(copy: Path, scenes: VocDataset) -> N
     shard = next(copy.glob("val-00001-of-*.h5"))
     image_id = scenes.image_ids("val")[-1]
     flip(shard, place(shard, f"{image_id}/conv1"))
-    samples = copy / "train-samples.h5"
+    samples = copy / "val-samples.h5"
     flip(samples, place(samples, "features"))
-    assert [problem.split(";")[0] for problem in verify_cache(copy)] == [
-        f"{copy}: shard 0 of split train is missing",
-        f"{samples}: features is damaged",
-        f"{shard}: {image_id}/conv1 is damaged",
+    (copy / "index.h5").write_bytes(b"")
+    flip(copy / "manifest.json", 300)
+    problems = [(p.split, p.image_id, p.what.split(";")[0]) for p in verify_cache(copy)]
+    assert problems == [
+        ("train", None, f"{copy}: shard 0 of split train is missing or unreadable"),
+        ("val", image_id, f"{shard}: {image_id}/conv1 is damaged"),
+        ("val", None, f"{samples}: features is damaged"),
+        (None, None, f"{copy / 'index.h5'}: not a readable HDF5 file"),
+        (None, None, f"{copy / 'manifest.json'}: is damaged"),
     ]
 
 
-def test_a_damaged_header_is_named(copy: Path) -> None:
+def test_an_unfinished_extraction_is_not_damaged(run, interrupted, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=interrupted("extracting train", after=3))
+    cache = tmp_path / "cache"
+    assert [problem.what for problem in verify_cache(cache)] == [
+        f"{cache}: shard {part} of split train is missing or unreadable" for part in (1, 2)
+    ]
+    info = inspect_cache(cache)
+    assert not info["complete"]
+    assert info["splits"]["train"]["images"] == 2
+
+
+def test_a_damaged_header_is_named_and_the_rest_is_described(copy: Path) -> None:
     shard = next(copy.glob("val-00000-of-*.h5"))
     with h5py.File(shard, "r+") as file:
-        file.attrs["fingerprint"] = "0" * 32
-    for look in (inspect_cache, verify_cache):
-        with pytest.raises(CacheDamagedError, match="fingerprint does not match") as caught:
-            look(copy)
-        assert str(shard) in str(caught.value)
+        file.attrs["fingerprint"] = np.bytes_("0" * 32)
+    info = inspect_cache(copy)
+    (said,) = info["problems"]
+    assert said.startswith(f"{shard}: its header is damaged; run 'pipeline cache repair' (the fin")
+    assert not info["complete"]
+    assert (info["splits"]["val"]["shards"], info["splits"]["val"]["shards_expected"]) == (1, 2)
+    assert [problem.what for problem in verify_cache(copy)] == [
+        said,
+        f"{copy}: shard 0 of split val is missing or unreadable",
+    ]
+
+
+def test_nothing_readable_is_left(copy: Path) -> None:
+    shards = sorted(copy.glob("*-of-*.h5"))
+    for shard in shards:
+        shard.write_bytes(b"")
+    with pytest.raises(CacheDamagedError, match="not a readable HDF5 file"):
+        inspect_cache(copy)
+    assert [p.what.split(":")[0] for p in verify_cache(copy)] == [str(shard) for shard in shards]
+
+
+def test_a_shard_made_otherwise_is_named(
+    copy: Path, scenes: VocDataset, backbone, tmp_path
+) -> None:
+    extract(scenes, backbone, tmp_path / "other", dtype="int8", splits=["val"], images_per_shard=6)
+    (stranger,) = (tmp_path / "other").glob("val-*-of-*.h5")
+    stranger = stranger.rename(copy / stranger.name)
+    for problems in (inspect_cache(copy)["problems"], [p.what for p in verify_cache(copy)]):
+        (said,) = (p for p in problems if p.startswith(f"{stranger}: made otherwise ("))
+        assert "dtype: " in said
+
+
+@pytest.mark.parametrize("name", ["index.h5", "manifest.json"])
+def test_a_list_that_does_not_tell_what_is_there_is_found(
+    copy: Path, scenes: VocDataset, backbone, tmp_path: Path, name: str
+) -> None:
+    extract(
+        scenes,
+        backbone,
+        tmp_path / "other",
+        preprocessing=Preprocessing(input_size="native"),
+        splits=["val"],
+    )
+    shutil.copy(tmp_path / "other" / name, copy)
+    (problem,) = verify_cache(copy)
+    assert str(copy) in problem.what
+
+
+def test_samples_of_other_images_are_found(copy: Path) -> None:
+    shutil.copy(copy / "val-samples.h5", copy / "train-samples.h5")
+    (problem,) = verify_cache(copy)
+    assert problem.what.startswith(f"{copy / 'train-samples.h5'}: drawn from other images")
+
+
+def test_info_without_a_manifest(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    info = inspect_cache(copy)
+    assert info["made_from"] == {}
+    assert info["problems"] == [
+        f"{copy / 'manifest.json'}: no such file; run 'pipeline extract' again"
+    ]
+    json.dumps(info)  # for programs
 
 
 def test_there_is_no_cache(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
+"""Masks from images, and masks that are there already."""
+
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline import FeatureCache, Segmenter, VocDataset, load_head, predict
-from pipeline.data import VOC_PALETTE
-from pipeline.errors import DataError, HeadError, WeightsError
+from pipeline import FeatureCache, Segmenter, VocDataset, fit_sparse, load_head, predict
+from pipeline.data import VOC_PALETTE, read_note
+from pipeline.errors import DataError, WeightsError
+from pipeline.identity import file_digest
 from pipeline.stages.evaluate import labels_of, score_image
 
 
@@ -90,11 +95,147 @@ def test_overlays_keep_the_background(sparse_head: Path, photos: Path, tmp_path:
 
 
 def test_other_weights_are_refused(sparse_head: Path, photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match=r"trained on squeezenet1_0 weights .* but random are"):
+    with pytest.raises(WeightsError, match=r"made with squeezenet1_0 weights .* but random are"):
         predict(sparse_head, [photos], tmp_path / "masks", weights="random", seed=1)
     with pytest.raises(WeightsError, match="no weights file"):
         predict(sparse_head, [photos], tmp_path / "masks", weights=tmp_path / "none.pth")
     assert not (tmp_path / "masks").exists()
+
+
+class TestFinishedMasks:
+    """Masks that lie there already are kept as long as all they were made from is the same."""
+
+    @pytest.fixture
+    def again(
+        self, sparse_head: Path, photos: Path, tmp_path: Path, backbone_runs: Callable[[], int]
+    ) -> Callable[..., int]:
+        """Predict both photos, and count those that were computed."""
+
+        def run(head: Path = sparse_head, **options: Any) -> int:
+            masks = predict(head, [photos], tmp_path / "masks", weights="random", **options)
+            assert [mask.name for mask in masks] == ["first.png", "second.png"]
+            assert sorted(tmp_path.joinpath("masks").glob("*.partial")) == []
+            return backbone_runs()
+
+        assert run() == 2
+        return run
+
+    def test_are_kept(self, again: Callable[..., int], tmp_path: Path) -> None:
+        before = written(tmp_path / "masks")
+        assert again() == 0
+        assert written(tmp_path / "masks") == before
+
+    def test_say_what_they_were_made_from(
+        self, again: Callable[..., int], sparse_head: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        note = read_note(tmp_path / "masks" / "first.png")
+        assert file_digest(sparse_head) in note
+        assert file_digest(photos / "first.png") in note
+
+    def test_a_missing_one_alone_is_made(self, again: Callable[..., int], tmp_path: Path) -> None:
+        before = contents(tmp_path / "masks")
+        (tmp_path / "masks" / "second.png").unlink()
+        assert again() == 1
+        assert contents(tmp_path / "masks") == before
+
+    def test_one_of_a_changed_image_is_made_again(
+        self, again: Callable[..., int], photos: Path, tmp_path: Path
+    ) -> None:
+        before = contents(tmp_path / "masks")
+        with Image.open(photos / "first.png") as image:
+            image.rotate(180).save(photos / "first.png")
+        assert again() == 1
+        after = contents(tmp_path / "masks")
+        assert after["second.png"] == before["second.png"]
+        assert after["first.png"] != before["first.png"]
+
+    def test_all_are_made_again_by_another_head(
+        self, again: Callable[..., int], cache: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.safetensors"
+        fit_sparse(cache, other, estimator="sgd", options={"epochs": 2})
+        assert again(other) == 2
+        assert again(other) == 0
+
+    @pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
+    def test_a_truncated_one_is_made_again(
+        self, again: Callable[..., int], tmp_path: Path, share: float
+    ) -> None:
+        mask = tmp_path / "masks" / "first.png"
+        whole = mask.read_bytes()
+        mask.write_bytes(whole[: int(share * len(whole))])
+        assert again() == 1
+        assert mask.read_bytes() == whole
+
+    def test_a_flipped_byte_anywhere_before_the_end_mark_is_found(
+        self, again: Callable[..., int], tmp_path: Path
+    ) -> None:
+        mask = tmp_path / "masks" / "first.png"
+        whole, note = mask.read_bytes(), read_note(mask)
+        assert note
+        missed = []
+        for position in range(len(whole) - 12):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1
+            mask.write_bytes(flipped)
+            if read_note(mask) == note:
+                missed.append(position)
+        assert missed == []
+        mask.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+        assert again() == 1
+        assert mask.read_bytes() == whole
+
+    def test_somebody_s_own_picture_in_their_place_is_replaced(
+        self, again: Callable[..., int], tmp_path: Path
+    ) -> None:
+        mask = tmp_path / "masks" / "first.png"
+        whole = mask.read_bytes()
+        Image.new("L", (5, 5)).save(mask)
+        assert again() == 1
+        assert mask.read_bytes() == whole
+
+    def test_overlays_are_made_for_them_and_kept(
+        self, again: Callable[..., int], tmp_path: Path
+    ) -> None:
+        masks = contents(tmp_path / "masks")
+        assert again(overlay=True) == 2
+        assert contents(tmp_path / "masks").items() > masks.items()
+        assert again(overlay=True) == 0
+        (tmp_path / "masks" / "second-overlay.png").unlink()
+        assert again(overlay=True) == 1
+        assert again() == 0
+
+    def test_an_interrupted_run_goes_on(
+        self,
+        again: Callable[..., int],
+        interrupted: Callable[..., Any],
+        sparse_head: Path,
+        photos: Path,
+        tmp_path: Path,
+        backbone_runs: Callable[[], int],
+    ) -> None:
+        whole = contents(tmp_path / "masks")
+        shutil.rmtree(tmp_path / "masks")
+        with pytest.raises(KeyboardInterrupt):
+            predict(
+                sparse_head,
+                [photos],
+                tmp_path / "masks",
+                weights="random",
+                progress=interrupted("predicting", after=1),
+            )
+        assert list(contents(tmp_path / "masks")) == ["first.png"]
+        backbone_runs()
+        assert again() == 1
+        assert contents(tmp_path / "masks") == whole
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_two_images_of_one_name(sparse_head: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Drawing pixel samples: which pixels, and their hypercolumns."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.cache.reader import CachedSplit
+from pipeline.cache.shards import StoredImage
+from pipeline.hypercolumn import Features, hypercolumns_at
+from pipeline.identity import Identity
+
+
+class Drawing(BaseModel):
+    """How samples are drawn: everything that decides which pixels and which channels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: Features = Features()
+    pixels_per_class: int = Field(default=3, ge=1)
+    void_as_background: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pixel samples of one split; shapes and dtypes as in :mod:`pipeline.cache.samples`."""
+
+    features: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    image: NDArray[np.int64]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    image_ids: tuple[str, ...]
+    drawing: Drawing
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def draw_pixels(
+    label: NDArray[np.uint8], image_id: str, *, void: int, pixels_per_class: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose pixels of each class present in an image, without replacement.
+
+    The choice depends on the label, the image's id and the seed alone, so neither the order of
+    the images nor who draws them matters.
+
+    Returns
+    -------
+    ys, xs : array of int64
+        ``pixels_per_class`` pixels of each class, fewer where a class has fewer.
+    """
+    generator = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(image_id.encode())])
+    chosen = []
+    for value in np.unique(label[label != void]):
+        pixels = np.flatnonzero(label == value)
+        count = min(pixels_per_class, len(pixels))
+        chosen.append(np.sort(generator.choice(pixels, count, replace=False)))
+    flat = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+    ys, xs = np.divmod(flat.astype(np.int64), label.shape[1])
+    return ys, xs
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The samples of one image."""
+
+    image_id: str
+    features: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+
+
+class SampleDrawer:
+    """Draws the samples of one image after another.
+
+    Parameters
+    ----------
+    identity : Identity
+        Of the cache.
+    drawing : Drawing
+        What to draw.
+    """
+
+    def __init__(self, identity: Identity, drawing: Drawing) -> None:
+        self._identity, self._drawing = identity, drawing
+        names = identity.tap_names
+        self.taps = [names[i] for i in drawing.features.select(names)]
+        channels = drawing.features.channels(names, identity.tap_channels)
+        self._empty = np.empty((0, sum(channels)), np.float32)
+        self._drawn: list[_Drawn] = []
+
+    def draw(
+        self, image_id: str, maps: Sequence[NDArray[np.float32]], label: NDArray[np.uint8]
+    ) -> None:
+        """Draw from an image.
+
+        Parameters
+        ----------
+        image_id : str
+        maps : sequence of array of float32, each (C, h, w)
+            The maps of :attr:`taps`.
+        label : array of uint8, shape (H, W)
+        """
+        identity, drawing = self._identity, self._drawing
+        if drawing.void_as_background:
+            label = np.where(label == identity.void, np.uint8(0), label)
+        ys, xs = draw_pixels(
+            label,
+            image_id,
+            void=identity.void,
+            pixels_per_class=drawing.pixels_per_class,
+            seed=drawing.seed,
+        )
+        columns = hypercolumns_at(
+            drawing.features.apply([torch.from_numpy(m) for m in maps]),
+            torch.from_numpy(ys),
+            torch.from_numpy(xs),
+            (label.shape[0], label.shape[1]),
+            identity.geometry,
+        )
+        self._drawn.append(_Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs))
+
+    def draw_stored(self, image: StoredImage) -> None:
+        """Draw from an image as a shard holds it."""
+        maps = [image.arrays[tap].decoded() for tap in self.taps]
+        label: NDArray[Any] = image.arrays["label"].values
+        self.draw(image.image_id, maps, label)
+
+    def draw_cached(self, split: CachedSplit, image_id: str) -> None:
+        """Draw from an image of a cached split."""
+        self.draw(image_id, split.maps(image_id, self.taps), split.label(image_id))
+
+    def samples(self) -> Samples:
+        """Give all samples that have been drawn."""
+        drawn = self._drawn
+        counts = [len(one.label) for one in drawn]
+        none = np.empty(0, np.int64)
+        return Samples(
+            features=np.concatenate([self._empty, *(one.features for one in drawn)]),
+            label=np.concatenate([none.astype(np.uint8), *(one.label for one in drawn)]),
+            image=np.repeat(np.arange(len(drawn)), counts),
+            y=np.concatenate([none, *(one.y for one in drawn)]),
+            x=np.concatenate([none, *(one.x for one in drawn)]),
+            image_ids=tuple(one.image_id for one in drawn),
+            drawing=self._drawing,
+        )
+
+
+def draw_samples(
+    split: CachedSplit, identity: Identity, drawing: Drawing, image_ids: Iterable[str] | None = None
+) -> Samples:
+    """Draw samples from a cached split.
+
+    Parameters
+    ----------
+    split : CachedSplit
+        Where maps and labels are read from.
+    identity : Identity
+        Of the cache the split belongs to.
+    drawing : Drawing
+        What to draw.
+    image_ids : iterable of str, optional
+        Which images, in order; all of the split by default.
+
+    Returns
+    -------
+    Samples
+    """
+    drawer = SampleDrawer(identity, drawing)
+    for image_id in split.image_ids if image_ids is None else image_ids:
+        drawer.draw_cached(split, image_id)
+    return drawer.samples()

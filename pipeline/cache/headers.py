@@ -1,0 +1,152 @@
+"""What the shards in a directory say about themselves."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.cache.files import REMEDY, get_text, open_described
+from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
+from pipeline.identity import Identity
+
+Sources = Mapping[str, str]
+"""Digests of the files an image was made from: ``image_digest`` and ``mask_digest``."""
+
+_MOST_SHARDS = 1_000_000
+_LONGEST_NAME = 240
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<part>\d{5,})-of-(?P<parts>\d{5,})\.h5")
+
+
+class Skipped(BaseModel):
+    """An image that was left out: why, and which files could not be used."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: str
+    sources: dict[str, str]
+
+
+class ShardDetails(BaseModel):
+    """What a shard says about itself beside its identity.
+
+    Attributes
+    ----------
+    split : str
+    part, parts : int
+        The shard is the ``part``-th, from 0, of ``parts``.
+    images : dict of image id to dict
+        Digests of the files each image was made from, in the order of the split.
+    skipped : dict of image id to Skipped
+    dataset : str
+        Name of the data set's folder.
+    software : dict
+        Versions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    part: int = Field(ge=0)
+    parts: int = Field(ge=1, le=_MOST_SHARDS)
+    images: dict[str, dict[str, str]]
+    skipped: dict[str, Skipped] = {}
+    dataset: str
+    software: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> "ShardDetails":
+        for name in (self.split, *self.images, *self.skipped):
+            if not is_plain_name(name):
+                raise ValueError(f"{name[:80]!r} is not the name of a split or an image")
+        if self.part >= self.parts:
+            raise ValueError(f"part {self.part} of {self.parts}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the shard's file."""
+        return shard_name(self.split, self.part, self.parts)
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """A shard's file, identity and details, and a digest of both."""
+
+    path: Path
+    identity: Identity
+    details: ShardDetails
+    digest: str
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardHeader":
+        """Read a shard's header.
+
+        Raises
+        ------
+        CacheMismatchError, CacheDamagedError
+            As :func:`pipeline.cache.files.open_described` raises them.
+        """
+        file, identity, details = open_described(path, "shard")
+        with file:
+            digest = get_text(file.attrs, "xxh3")
+        try:
+            return cls(path, identity, ShardDetails.model_validate(details), digest)
+        except ValidationError as error:
+            raise CacheDamagedError(f"{path}: its header is damaged; {REMEDY}") from error
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a name leads nowhere else, in a folder or in an HDF5 file, and can be shown."""
+    path_like = name in ("", ".", "..") or "/" in name or "\\" in name
+    strange = any(c == "\ufeff" or unicodedata.category(c) in _CONTROL for c in name)
+    return not path_like and not strange and len(name.encode()) <= _LONGEST_NAME
+
+
+def shard_name(split: str, part: int, parts: int) -> str:
+    """Give the name of a shard's file."""
+    return f"{split}-{part:05d}-of-{parts:05d}.h5"
+
+
+def split_of(name: str) -> str | None:
+    """Tell of which split a shard is by its name; None if that is no shard's name."""
+    found = _SHARD_NAME.fullmatch(name)
+    return None if found is None else found["split"]
+
+
+def scan_shards(directory: Path) -> tuple[list[ShardHeader], dict[Path, CacheError]]:
+    """Read the headers of all shards in a directory, in order of split and part.
+
+    Returns
+    -------
+    headers : list of ShardHeader
+        Of the shards that can be read and lie under their own names.
+    problems : dict of Path to CacheError
+        What is wrong with the others.
+    """
+    headers: list[ShardHeader] = []
+    problems: dict[Path, CacheError] = {}
+    for path in sorted(directory.glob("*-of-*.h5")):
+        if split_of(path.name) is None:
+            continue
+        try:
+            header = ShardHeader.read(path)
+        except CacheNotFoundError as error:
+            if path.is_symlink():  # and leads nowhere; others were moved away just now
+                problems[path] = error
+            continue
+        except CacheError as error:
+            problems[path] = error
+            continue
+        if header.details.name != path.name:
+            problems[path] = CacheDamagedError(
+                f"{path}: was renamed, it is {header.details.name}; "
+                "give it its name back, or run 'pipeline extract' again"
+            )
+        else:
+            headers.append(header)
+    headers.sort(key=lambda h: (h.details.split, h.details.parts, h.details.part))
+    return headers, problems

@@ -1,0 +1,319 @@
+"""The work of an extraction: which shards are to be written, and writing them."""
+
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import xxhash
+
+from pipeline.cache import (
+    MANIFEST_NAME,
+    Drawing,
+    FeatureCache,
+    Manifest,
+    SampleDrawer,
+    ShardPlan,
+    Stock,
+    StoredImage,
+    changed_images,
+    in_turn,
+    joint_session,
+    make_way,
+    manifest_of,
+    plan_shards,
+    read_manifest,
+    read_samples,
+    refuse_other_cache,
+    retired_shards,
+    samples_path,
+    set_aside,
+    shard_samples_path,
+    total_images,
+    write_index,
+    write_manifest,
+    write_samples,
+    writing,
+    written_shard,
+)
+from pipeline.errors import CacheError, SpaceError
+from pipeline.identity import Identity
+from pipeline.progress import Progress
+from pipeline.software import versions
+from pipeline.stages.image_records import ImageRecords
+from pipeline.stages.split_samples import remove_shard_samples
+
+_NAMED = 5
+"""How many of many images are named in a line."""
+
+
+class ShardWork:
+    """What is to be done for a cache, and doing it, together with other processes.
+
+    Parameters
+    ----------
+    out : Path
+        The cache.
+    identity : Identity
+        What the features are made with.
+    records : ImageRecords
+        Where images come from.
+    drawing : Drawing
+        Which pixel samples to draw.
+    images_per_shard : int
+    compression : {None, "gzip", "lzf"}
+    dataset : str
+        Name of the data set.
+    skip : bool
+        Whether images that cannot be used are left out.
+    progress : Progress
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        identity: Identity,
+        records: ImageRecords,
+        drawing: Drawing,
+        *,
+        images_per_shard: int,
+        compression: Literal["gzip", "lzf"] | None,
+        dataset: str,
+        skip: bool,
+        progress: Progress,
+    ) -> None:
+        self._out, self._identity, self._drawing = out, identity, drawing
+        self._records, self._progress = records, progress
+        self._images_per_shard, self._compression = images_per_shard, compression
+        self._dataset, self._skip = dataset, skip
+        self._plans: dict[str, list[ShardPlan]] = {}
+        self._bad_lines: dict[str, dict[str, str]] = {}
+        self._unsound: set[Path] = set()
+
+    def plan(self, splits: Sequence[str]) -> None:
+        """Read the split files and digest the images and masks.
+
+        Raises
+        ------
+        DataError
+            If one cannot be read, and is not to be skipped.
+        """
+        for split in splits:
+            image_ids, self._bad_lines[split] = self._records.listed(split)
+            sources = self._records.sources(image_ids)
+            self._plans[split] = plan_shards(self._out, split, sources, self._images_per_shard)
+
+    @contextmanager
+    def session(self, *, replace: bool, thorough: bool) -> Iterator[None]:
+        """Make way for the shards, and clean up in the end; see :func:`joint_session`.
+
+        Raises
+        ------
+        CacheMismatchError
+            If a cache lies there that was made otherwise, and ``replace`` is not set.
+        SpaceError
+            If there is not enough room.
+        BusyError
+            If another process extracts something else there.
+        """
+        everything = [plan for plans in self._plans.values() for plan in plans]
+
+        known = False  # whether it has been said what is to be done
+
+        def begin() -> None:
+            nonlocal known
+            if not replace:
+                refuse_other_cache(self._out, self._identity)
+            self._announce()
+            self._look_ahead(everything)
+            make_way(self._out, everything, self._identity)
+            known = True
+
+        def begin_split(split: str) -> None:
+            if not known:
+                self._look_ahead(self._plans[split])
+            set_aside(self._out, self._plans[split])
+            if thorough:
+                self._remove_damaged_samples(split)
+
+        def end_split(split: str) -> None:
+            for path in retired_shards(self._out, split):
+                path.unlink()
+            remove_shard_samples(self._out, split)
+
+        if thorough:
+            checked = self._progress.track(
+                everything, total=len(everything), unit="shards", what="verifying"
+            )
+            self._unsound = {plan.path for plan in checked if not self._is_sound(plan)}
+        with ExitStack() as sessions:
+            join = sessions.enter_context
+            join(joint_session(self._out, self._identity.fingerprint, begin=begin))
+            if not known:
+                self._announce()
+            for split in sorted(self._plans):  # in one order, lest two wait for one another
+                join(
+                    joint_session(
+                        self._out,
+                        self._key(split, thorough=thorough),
+                        split=split,
+                        begin=partial(begin_split, split),
+                        end=partial(end_split, split),
+                    )
+                )
+            if done := sum(len(plan.sources) for plan in everything if self._is_done(plan)):
+                self._progress.say(f"{done} images are in the cache already and stay as they are")
+            yield
+
+    def write_shards(self, split: str) -> int:
+        """Write the shards of a split that are not there; give how many images were computed."""
+        left = [plan for plan in self._plans[split] if not self._is_done(plan)]
+        stock = Stock(self._out, self._identity)
+        computed = 0
+        # An interruption leaves nothing open, not even while somebody keeps its traceback.
+        with closing(stock), closing(self._write(left, stock)) as written:
+            for is_new in self._progress.track(
+                written, total=total_images(left), unit="images", what=f"extracting {split}"
+            ):
+                computed += is_new
+        return computed
+
+    def write_lists(self, made_from: Mapping[str, Any]) -> Manifest:
+        """Write the index and the manifest of all that is there by now, by whomever."""
+        with writing(self._out / MANIFEST_NAME):
+            cache = FeatureCache(self._out)
+            manifest = manifest_of(cache, made_from, self._known_bad_lines() | self._bad_lines)
+            write_index(cache)
+            write_manifest(self._out, manifest)
+        return manifest
+
+    def _known_bad_lines(self) -> dict[str, dict[str, str]]:
+        try:
+            known = read_manifest(self._out)
+        except CacheError:
+            return {}
+        return {name: split.bad_lines for name, split in known.splits.items()}
+
+    def _write(self, left: Sequence[ShardPlan], stock: Stock) -> Generator[bool]:
+        """Write shards; for every image, tell whether it had to be computed."""
+        turns = in_turn(left, path=lambda p: p.path, done=self._is_done, on_wait=self._wait)
+        with closing(turns):
+            for plan in turns:
+                yield from self._write_shard(plan, stock)
+
+    def _write_shard(self, plan: ShardPlan, stock: Stock) -> Generator[bool]:
+        drawer = SampleDrawer(self._identity, self._drawing)
+        with written_shard(
+            plan,
+            self._identity,
+            dataset=self._dataset,
+            software=versions(),
+            compression=self._compression,
+        ) as writer:
+            for image, is_new in self._images(plan, stock, writer.skipped):
+                writer.add(image)
+                drawer.draw_stored(image)
+                yield is_new
+        stock.close()  # the shard's file is another one now
+        self._unsound.discard(plan.path)
+        sources = {i: plan.sources[i] for i in plan.sources if i not in writer.skipped}
+        part = shard_samples_path(plan.path)
+        write_samples(part, drawer.samples(), sources, self._identity)
+
+    def _images(
+        self, plan: ShardPlan, stock: Stock, skipped: dict[str, str]
+    ) -> Iterator[tuple[StoredImage, bool]]:
+        """Give the images of a shard in order: those in stock as they are, the others computed."""
+        held = stock.of(plan)
+        missing = {i: sources for i, sources in plan.sources.items() if i not in held}
+        computed = self._records.records(missing, skipped)
+        upcoming = next(computed, None)
+        for image_id, sources in plan.sources.items():
+            if image_id in held:
+                try:
+                    yield held[image_id].stored(image_id), False
+                except CacheError as error:
+                    self._progress.say(f"{error}; computing it again")
+                    for record in self._records.records({image_id: sources}, skipped):
+                        yield record.stored(self._identity), True
+            elif upcoming is not None and upcoming.image_id == image_id:
+                yield upcoming.stored(self._identity), True
+                upcoming = next(computed, None)
+
+    def _is_done(self, plan: ShardPlan) -> bool:
+        sound = plan.path not in self._unsound or self._is_sound(plan)
+        return sound and plan.is_met_by(plan.header(self._identity), skip=self._skip)
+
+    def _is_sound(self, plan: ShardPlan) -> bool:
+        """Read every value of a planned shard, if it is there."""
+        header = plan.header(self._identity)
+        if header is None:
+            return True  # it is going to be written anyway
+        stock = Stock(self._out, self._identity)
+        try:
+            for image_id, view in stock.of(plan).items():
+                view.stored(image_id)
+        except CacheError:
+            return False
+        finally:
+            stock.close()
+        return True
+
+    def _key(self, split: str, *, thorough: bool) -> str:
+        """Hash what is to be done for a split."""
+        hasher = xxhash.xxh3_128(f"{self._drawing.model_dump_json()} {thorough}\n".encode())
+        for plan in self._plans[split]:
+            hasher.update(f"{plan.path.name} {list(plan.sources.items())}\n".encode())
+        return hasher.hexdigest()
+
+    def _wait(self, count: int) -> None:
+        self._progress.say(f"waiting for other processes, which are writing {count} of the files")
+
+    def _announce(self) -> None:
+        """Say what is about to happen."""
+        plans = self._plans
+        images = ", ".join(f"{total_images(plans[split])} {split}" for split in plans)
+        taps = ", ".join(f"{tap.name} ({tap.channels})" for tap in self._identity.taps)
+        self._progress.say(f"images: {images}")
+        self._progress.say(
+            f"taps of {self._identity.backbone}: {taps}; "
+            f"{sum(self._identity.tap_channels)} channels"
+        )
+
+    def _look_ahead(self, plans: Sequence[ShardPlan]) -> None:
+        """Name the images that have changed, and refuse to begin if there is no room."""
+        self._require_room(plans)
+        if changed := changed_images(self._out, plans, self._identity):
+            named = ", ".join(changed[:_NAMED]) + ", ..." * (len(changed) > _NAMED)
+            self._progress.say(f"{len(changed)} images have changed and are done again: {named}")
+
+    def _remove_damaged_samples(self, split: str) -> None:
+        remove_shard_samples(self._out, split)
+        path = samples_path(self._out, split)
+        try:
+            read_samples(path)
+        except CacheError:
+            path.unlink(missing_ok=True)
+
+    def _require_room(self, plans: Sequence[ShardPlan]) -> None:
+        """Say how much is to be written, and refuse if there is no room for it."""
+        needed = sum(
+            self._records.bytes_of(image_id, self._identity.dtype)
+            for plan in plans
+            if not self._is_done(plan)
+            for image_id in plan.sources
+        )
+        existing = next(p for p in (self._out, *self._out.resolve().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        self._progress.say(f"to write: {_size(needed)} to {self._out}; free: {_size(free)}")
+        if needed > free:
+            raise SpaceError(
+                f"{self._out}: {_size(needed)} to write but only {_size(free)} free; "
+                "make room, write elsewhere, or use --dtype int8"
+            )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

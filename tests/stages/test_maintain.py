@@ -1,0 +1,364 @@
+"""Repair computes again just what is damaged; gc removes just what is of no use."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from pipeline import FeatureCache, VocDataset, extract
+from pipeline.cache import retired_shards
+from pipeline.errors import (
+    BusyError,
+    CacheDamagedError,
+    CacheMismatchError,
+    CacheNotFoundError,
+    DataError,
+    ParamsError,
+    WeightsError,
+)
+from pipeline.progress import Silent
+from pipeline.stages.inspect import verify_cache
+from pipeline.stages.maintain import collect_garbage, repair_cache
+
+SHARD = "train-00001-of-00003.h5"
+
+
+@pytest.fixture
+def copy(cache: Path, tmp_path: Path) -> Path:
+    """Give a copy of the cache of 12 and 6 scenes, to be damaged."""
+    return Path(shutil.copytree(cache, tmp_path / "cache"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in directory.iterdir()}
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def flip_value(path: Path, dataset: str) -> None:
+    """Damage a value of a dataset."""
+    with h5py.File(path) as file:
+        found = file[dataset].id
+        position = found.get_offset()
+        if position is None:  # the values are cut into chunks
+            position = found.get_chunk_info(0).byte_offset
+    flip(path, position + 5)
+
+
+def flip_values(*names: str) -> Callable[[Path, VocDataset], None]:
+    """Damage datasets of images of the second shard; ``fire3 of the sixth`` is ``"5/fire3"``."""
+
+    def damage(directory: Path, scenes: VocDataset) -> None:
+        for name in names:
+            number, _, dataset = name.partition("/")
+            flip_value(directory / SHARD, f"{scenes.image_ids('train')[int(number)]}/{dataset}")
+
+    return damage
+
+
+def flip_header(directory: Path, scenes: VocDataset) -> None:
+    path = directory / SHARD
+    flip(path, path.read_bytes().index(b"hypercolumn-cache"))
+
+
+def truncate(name: str, share: float) -> Callable[[Path, VocDataset], None]:
+    def damage(directory: Path, scenes: VocDataset) -> None:
+        content = (directory / name).read_bytes()
+        (directory / name).write_bytes(content[: int(share * len(content))])
+
+    return damage
+
+
+def remove(name: str) -> Callable[[Path, VocDataset], None]:
+    return lambda directory, scenes: (directory / name).unlink()
+
+
+def flip_samples(directory: Path, scenes: VocDataset) -> None:
+    flip_value(directory / "train-samples.h5", "features")
+
+
+def swap(directory: Path, scenes: VocDataset) -> None:
+    """Give two shards each other's names."""
+    other = directory / "train-00000-of-00003.h5"
+    content = other.read_bytes()
+    (directory / SHARD).replace(other)
+    (directory / SHARD).write_bytes(content)
+
+
+class TestRepair:
+    def test_of_a_sound_cache_changes_nothing(
+        self, copy: Path, backbone_runs: Callable[[], int], listening: Any
+    ) -> None:
+        before, shards = contents(copy), inodes(copy)
+        result = repair_cache(copy, progress=listening)
+        assert (result.images, result.computed, result.skipped) == (18, 0, [])
+        assert backbone_runs() == 0
+        assert contents(copy) == before
+        after = inodes(copy)
+        assert {n for n in after if after[n] != shards[n]} == {"index.h5", "manifest.json"}
+
+    @pytest.mark.parametrize(
+        ("damage", "computed"),
+        [
+            (flip_values("5/conv1"), 1),
+            (flip_values("5/label"), 1),
+            (flip_values("7/label_original"), 1),
+            (flip_values("9/image"), 1),
+            (flip_values("5/conv1", "5/fire5", "8/fire3"), 2),
+            (flip_values("5/fire3", "6/fire3", "7/fire3", "8/fire3", "9/fire3"), 5),
+            (flip_header, 5),
+            (truncate(SHARD, 0), 5),
+            (truncate(SHARD, 0.5), 5),
+            (truncate(SHARD, 0.999), 5),
+            (remove(SHARD), 5),
+            (swap, 0),
+            (flip_samples, 0),
+            (truncate("val-samples.h5", 0.4), 0),
+            (remove("train-samples.h5"), 0),
+            (remove("index.h5"), 0),
+            (truncate("index.h5", 0.8), 0),
+        ],
+    )
+    def test_computes_just_what_is_damaged_and_gives_the_same_bytes(
+        self,
+        copy: Path,
+        cache: Path,
+        scenes: VocDataset,
+        backbone_runs: Callable[[], int],
+        damage: Callable[[Path, VocDataset], None],
+        computed: int,
+    ) -> None:
+        damage(copy, scenes)
+        assert verify_cache(copy)
+        untouched = {path.name: path.stat().st_ino for path in copy.glob("val-*-of-*.h5")}
+        assert repair_cache(copy).computed == computed
+        assert backbone_runs() == computed
+        assert contents(copy) == contents(cache)
+        assert verify_cache(copy) == []
+        assert inodes(copy).items() >= untouched.items()
+
+    def test_says_what_it_found(self, copy: Path, scenes: VocDataset, listening: Any) -> None:
+        flip_values("5/conv1")(copy, scenes)
+        repair_cache(copy, progress=listening)
+        image_id = scenes.image_ids("train")[5]
+        assert any(
+            line.startswith(f"{copy / SHARD}: {image_id}/conv1 is damaged; ")
+            and line.endswith("; computing it again")
+            for line in listening.lines
+        )
+
+    def test_finishes_an_extraction_that_was_interrupted(
+        self, run: Any, interrupted: Any, tmp_path: Path, backbone_runs: Callable[[], int]
+    ) -> None:
+        run(out=tmp_path / "whole")
+        run()
+        for name in ("train-00001-of-00003.h5", "train-samples.h5", "index.h5"):
+            (tmp_path / "cache" / name).unlink()
+        backbone_runs()
+        assert repair_cache(tmp_path / "cache").computed == backbone_runs() == 2
+        assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+
+    def test_keeps_to_what_was_left_out(
+        self, run: Any, dataset: VocDataset, tmp_path: Path, backbone_runs: Callable[[], int]
+    ) -> None:
+        bad = dataset.image_ids("train")[2]
+        dataset.image_path(bad).write_bytes(b"no image")
+        first = run(on_error="skip")
+        before = contents(tmp_path / "cache")
+        flip_value(
+            tmp_path / "cache" / "train-00001-of-00003.h5", f"{dataset.image_ids('train')[3]}/conv1"
+        )
+        backbone_runs()
+        result = repair_cache(tmp_path / "cache")
+        assert (result.computed, result.skipped) == (1, first.skipped)
+        assert backbone_runs() == 1
+        assert contents(tmp_path / "cache") == before
+
+    def test_of_a_cache_that_has_moved(self, copy: Path, cache: Path, tmp_path: Path) -> None:
+        moved = copy.rename(tmp_path / "elsewhere")
+        (moved / SHARD).unlink()
+        assert repair_cache(moved).computed == 5
+        assert contents(moved) == contents(cache)
+
+    def test_of_a_data_set_that_has_moved(
+        self, copy: Path, cache: Path, scenes: VocDataset, tmp_path: Path
+    ) -> None:
+        root = Path(shutil.copytree(scenes.root, tmp_path / "moved"))
+        (copy / SHARD).unlink()
+        result = repair_cache(copy, dataset=root)
+        assert result.computed == 5
+        for name, content in contents(copy).items():
+            if name.startswith("val-"):
+                assert content == (cache / name).read_bytes()
+        assert FeatureCache(copy)["train"].image_ids == scenes.image_ids("train")
+
+    def test_where_the_data_set_is_gone(self, copy: Path, tmp_path: Path) -> None:
+        before = contents(copy)
+        with pytest.raises(DataError, match="none is not a folder"):
+            repair_cache(copy, dataset=tmp_path / "none")
+        assert contents(copy) == before
+
+    def test_with_other_weights_is_refused(self, copy: Path) -> None:
+        before = contents(copy)
+        with pytest.raises(WeightsError, match=r"cache: made with squeezenet1_0 weights .*; give"):
+            repair_cache(copy, seed=1)
+        assert contents(copy) == before
+
+    @pytest.mark.parametrize("shards", [True, False])
+    def test_without_a_manifest_wants_to_know_what_it_was_made_from(
+        self, copy: Path, cache: Path, scenes: VocDataset, shards: bool
+    ) -> None:
+        flip(copy / "manifest.json", 200)
+        with pytest.raises(ParamsError, match="its manifest cannot be read; give --dataset"):
+            repair_cache(copy)
+        with pytest.raises(ParamsError, match="its manifest cannot be read; give --weights"):
+            repair_cache(copy, dataset=scenes.root)
+        if shards:
+            assert repair_cache(copy, dataset=scenes.root, weights="random").computed == 0
+            assert verify_cache(copy) == []
+            assert contents(copy).keys() == contents(cache).keys()
+            return
+        for path in copy.glob("*-of-*.h5"):
+            path.write_bytes(b"")
+        with pytest.raises(CacheDamagedError, match="no shard and no manifest can be read"):
+            repair_cache(copy, dataset=scenes.root, weights="random")
+
+    def test_with_nothing_but_the_manifest_left(self, copy: Path, cache: Path) -> None:
+        for path in copy.glob("*-of-*.h5"):
+            path.write_bytes(b"")
+        assert repair_cache(copy).computed == 18
+        assert contents(copy) == contents(cache)
+
+    def test_does_not_choose_between_two_fingerprints(
+        self, copy: Path, scenes: VocDataset, backbone: Any, tmp_path: Path
+    ) -> None:
+        extract(scenes, backbone, tmp_path / "other", splits=["val"], images_per_shard=6)
+        shutil.copy(tmp_path / "other" / "val-00000-of-00001.h5", copy)
+        before = contents(copy)
+        with pytest.raises(
+            CacheMismatchError, match=r"made otherwise \(preprocessing: .*gc --keep"
+        ):
+            repair_cache(copy)
+        assert contents(copy) == before
+
+    def test_of_another_version_is_refused(self, copy: Path) -> None:
+        with h5py.File(copy / SHARD, "a") as file:
+            file.attrs["format_version"] = 99
+        with pytest.raises(CacheMismatchError, match="format version 99"):
+            repair_cache(copy)
+        assert (copy / SHARD).exists()
+
+    def test_there_is_no_cache(self, tmp_path: Path) -> None:
+        with pytest.raises(CacheNotFoundError, match="no cache there"):
+            repair_cache(tmp_path / "none")
+        with pytest.raises(CacheNotFoundError, match="no shards"):
+            repair_cache(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+class Meanwhile(Silent):
+    """Does something after every item of every task, once there are shards."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+
+    def track(self, items: Iterable[Any], *, total: int, unit: str, what: str) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number > 2 or what != "extracting train":
+                self.action()
+            yield item
+
+
+class TestGarbage:
+    def test_a_sound_cache_has_none(self, copy: Path) -> None:
+        before = contents(copy)
+        assert collect_garbage(copy) == []
+        assert contents(copy) == before
+
+    def test_what_dead_runs_left_goes_and_the_rest_is_sound(self, copy: Path, cache: Path) -> None:
+        dead = ["train-00000-of-00003.h5.01234567.partial", "index.h5.89abcdef.partial"]
+        locks = ["train-00000-of-00003.h5.lock", ".train.lock", ".lock", "manifest.json.lock"]
+        for name in (*dead, *locks):
+            (copy / name).write_bytes(b"half")
+        (copy / "notes.txt").write_text("mine")
+        found = collect_garbage(copy)
+        assert [(g.path.name, g.bytes) for g in found] == [(name, 4) for name in sorted(dead)]
+        (copy / "notes.txt").unlink()
+        assert contents(copy) == contents(cache)
+
+    def test_a_dry_run_removes_nothing(self, copy: Path) -> None:
+        (copy / "index.h5.89abcdef.partial").write_bytes(b"half")
+        before = contents(copy)
+        (found,) = collect_garbage(copy, dry_run=True)
+        assert found.path.name == "index.h5.89abcdef.partial"
+        assert contents(copy) == before
+
+    def test_the_fingerprint_that_is_not_kept_goes(
+        self, copy: Path, cache: Path, scenes: VocDataset, backbone: Any, tmp_path: Path
+    ) -> None:
+        other = extract(scenes, backbone, tmp_path / "other", splits=["val"], images_per_shard=6)
+        stranger = shutil.copy(tmp_path / "other" / "val-00000-of-00001.h5", copy)
+        found = collect_garbage(copy)
+        assert [(str(g.path), g.why) for g in found] == [
+            (stranger, f"of fingerprint {other.fingerprint}")
+        ]
+        assert contents(copy) == contents(cache)
+        shutil.copy(tmp_path / "other" / "val-00000-of-00001.h5", copy)
+        assert len(collect_garbage(copy, keep=other.fingerprint)) == 7
+        assert FeatureCache(copy).identity.fingerprint == other.fingerprint
+
+    @pytest.mark.parametrize("after", [0, 3])
+    def test_of_an_interrupted_division_nothing_is_lost(
+        self,
+        run: Any,
+        interrupted: Any,
+        values: Any,
+        tmp_path: Path,
+        backbone_runs: Callable[[], int],
+        after: int,
+    ) -> None:
+        run()
+        before = values(tmp_path / "cache")
+        with pytest.raises(KeyboardInterrupt):
+            run(images_per_shard=3, progress=interrupted("extracting train", after=after))
+        backbone_runs()
+        if after:
+            assert collect_garbage(tmp_path / "cache") == []
+            assert retired_shards(tmp_path / "cache")
+        else:
+            collect_garbage(tmp_path / "cache")
+        assert run(images_per_shard=3).computed == backbone_runs() == 0
+        assert values(tmp_path / "cache") == before
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_while_somebody_extracts_it_refuses(
+        self, run: Any, tmp_path: Path, dry_run: bool
+    ) -> None:
+        refused = []
+
+        def meanwhile() -> None:
+            with pytest.raises(BusyError, match="an extraction is writing into it; wait"):
+                collect_garbage(tmp_path / "cache", dry_run=dry_run)
+            refused.append(len(list((tmp_path / "cache").glob("*.partial"))))
+
+        assert run(progress=Meanwhile(meanwhile)).images == 7
+        assert refused == [1] * 4  # each time somebody was in the middle of a shard
+        assert collect_garbage(tmp_path / "cache") == []
+
+    def test_where_there_is_no_cache_nothing_is_written(self, tmp_path: Path) -> None:
+        with pytest.raises(CacheNotFoundError):
+            collect_garbage(tmp_path)
+        with pytest.raises(CacheNotFoundError):
+            collect_garbage(tmp_path / "none")
+        assert list(tmp_path.iterdir()) == []
