@@ -2,15 +2,18 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?=
+SECONDS ?= 60
+TARGETS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help repro test check format clean
+.PHONY: help repro test check fuzz format clean
 
 help:
 	@echo "make repro                 run the main job as params.yaml says (the embedded scenes)"
 	@echo "make repro RECIPE=NAME     the same with recipes/NAME.yaml: $(notdir $(basename $(wildcard recipes/*.yaml)))"
 	@echo "make test                  linters, type checks and the whole test suite"
+	@echo "make fuzz SECONDS=60       fuzz every reader of foreign files; see fuzz/README.md"
 	@echo "make format                let ruff put the code in order"
 	@echo "make clean                 remove the environment and caches of tools"
 
@@ -24,6 +27,8 @@ $(STAMP): setup.cfg pyproject.toml
 # A recipe is a whole params file: it takes the place of params.yaml, where git shows the change.
 repro: $(STAMP)
 	$(if $(RECIPE),cp recipes/$(RECIPE).yaml params.yaml)
+	@# DVC puts names from params.yaml into a shell: they are checked before it sees them.
+	$(BIN)/python -c 'from pathlib import Path; from pipeline.params import load_params; load_params(Path("params.yaml"))'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc metrics show
 
@@ -35,9 +40,13 @@ check: $(STAMP)
 test: check
 	$(BIN)/python -m pytest
 
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m fuzz --seconds $(SECONDS) $(TARGETS)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis fuzz/work

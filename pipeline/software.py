@@ -1,6 +1,7 @@
 """The versions of what computes, for the record."""
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 NAME = "hypercolumn-pipeline"
@@ -17,5 +18,10 @@ def own_version() -> str:
 
 def versions() -> dict[str, str]:
     """Give the versions of Python, this software and the libraries that compute."""
+    return dict(_versions())
+
+
+@cache  # each shard names them, and looking them up takes as long as an image
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), NAME: own_version()}
     return found | {package: version(package) for package in _PACKAGES}

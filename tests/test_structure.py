@@ -26,7 +26,7 @@ LAYERS = (
     {"training"},
     {"heads"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
-    {"identity", "hypercolumn", "progress", "software", "wholefile"},
+    {"identity", "hypercolumn", "names", "progress", "software", "wholefile"},
     {"locks"},
     {"errors"},
 )

@@ -1,7 +1,6 @@
 """What the shards in a directory say about themselves."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.cache.files import REMEDY, get_text, open_described
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
+from pipeline.names import is_plain
 
 Sources = Mapping[str, str]
 """Digests of the files an image was made from: ``image_digest`` and ``mask_digest``."""
 
 _MOST_SHARDS = 1_000_000
-_LONGEST_NAME = 240
-_CONTROL = ("Cc", "Cs", "Zl", "Zp")
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<part>\d{5,})-of-(?P<parts>\d{5,})\.h5")
 
 
@@ -60,7 +58,7 @@ class ShardDetails(BaseModel):
     @model_validator(mode="after")
     def _names_are_plain(self) -> "ShardDetails":
         for name in (self.split, *self.images, *self.skipped):
-            if not is_plain_name(name):
+            if not is_plain(name):
                 raise ValueError(f"{name[:80]!r} is not the name of a split or an image")
         if self.part >= self.parts:
             raise ValueError(f"part {self.part} of {self.parts}")
@@ -97,13 +95,6 @@ class ShardHeader:
             return cls(path, identity, ShardDetails.model_validate(details), digest)
         except ValidationError as error:
             raise CacheDamagedError(f"{path}: its header is damaged; {REMEDY}") from error
-
-
-def is_plain_name(name: str) -> bool:
-    """Tell whether a name leads nowhere else, in a folder or in an HDF5 file, and can be shown."""
-    path_like = name in ("", ".", "..") or "/" in name or "\\" in name
-    strange = any(c == "\ufeff" or unicodedata.category(c) in _CONTROL for c in name)
-    return not path_like and not strange and len(name.encode()) <= _LONGEST_NAME
 
 
 def shard_name(split: str, part: int, parts: int) -> str:

@@ -37,10 +37,11 @@ from pipeline.cache.files import (
     write_array,
     written_hdf5,
 )
-from pipeline.cache.headers import Sources, is_plain_name
+from pipeline.cache.headers import Sources
 from pipeline.cache.interrupts import uninterrupted
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
+from pipeline.names import is_plain
 
 _ARRAYS = ("features", "label", "image", "y", "x")
 
@@ -227,7 +228,7 @@ def _forms(
 def _require_sense(samples: Samples, identity: Identity) -> None:
     """Refuse what can be no samples of this cache, whatever its digests say."""
     image_ids, image = samples.image_ids, samples.image
-    if len(set(image_ids)) < len(image_ids) or not all(map(is_plain_name, image_ids)):
+    if len(set(image_ids)) < len(image_ids) or not all(map(is_plain, image_ids)):
         raise ValueError("ids that are none")
     if not len(samples):
         return

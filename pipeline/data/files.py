@@ -2,7 +2,6 @@
 
 import os
 import stat
-import unicodedata
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -12,8 +11,6 @@ MAX_BYTES = 1_000_000_000
 
 MAX_TEXT_BYTES = 64 * 2**20
 """Largest list of images or classes that is read."""
-
-_CONTROL = ("Cc", "Cs", "Zl", "Zp")
 
 
 def require_file(path: Path, *, max_bytes: int = MAX_BYTES) -> None:
@@ -96,15 +93,6 @@ def read_lines(path: Path) -> list[str]:
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)}): restore the file") from error
-
-
-def has_control_characters(text: str) -> bool:
-    """Tell whether a text has characters that a name cannot have.
-
-    Those are control characters, line and paragraph separators, byte order marks, and the
-    surrogates that Python puts where the name of a file is not UTF-8.
-    """
-    return any(c == "\ufeff" or unicodedata.category(c) in _CONTROL for c in text)
 
 
 def _reason(error: Exception) -> str:

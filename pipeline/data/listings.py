@@ -3,11 +3,9 @@
 import re
 from pathlib import Path
 
-from pipeline.data.files import has_control_characters, read_lines
+from pipeline.data.files import read_lines
 from pipeline.errors import DataError
-
-# A file's name has 255 bytes on every common file system; the suffix needs some of them.
-_MAX_ID_BYTES = 240
+from pipeline.names import MAX_BYTES, has_control_characters, is_path
 
 
 def parse_split(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -38,11 +36,11 @@ def parse_split(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not image_id:
             continue
         shown = repr(bare if len(bare) <= 80 else f"{bare[:77]}...")
-        if image_id in (".", "..") or "/" in image_id or "\\" in image_id:
+        if is_path(image_id):
             problems.append(f"line {number}: {shown} is a path: write the bare image id")
         elif has_control_characters(bare):
             problems.append(f"line {number}: {shown} has control characters: type it anew")
-        elif len(image_id.encode()) > _MAX_ID_BYTES:
+        elif len(image_id.encode()) > MAX_BYTES:
             problems.append(
                 f"line {number}: {shown} is longer than the name of a file can be:"
                 " write one image id per line"

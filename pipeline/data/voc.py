@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.files import has_control_characters, list_folder, require_file
+from pipeline.data.files import list_folder, require_file
 from pipeline.data.images import (
     IMAGE_SUFFIXES,
     image_size,
@@ -19,6 +19,7 @@ from pipeline.data.images import (
 from pipeline.data.listings import parse_classes, parse_split, require_classes
 from pipeline.data.palette import read_mask
 from pipeline.errors import DataError
+from pipeline.names import has_control_characters
 
 __all__ = ["VOC_CLASSES", "VocDataset", "list_images", "parse_split", "read_image"]
 
