@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline.errors import BusyError, cannot_write
+from pipeline.folders import make_folder
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -203,20 +204,6 @@ def sole_writer(path: Path) -> Iterator[None]:
         raise BusyError(f"{path}: another run is writing it; wait until it is done")
     with lock:
         yield
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there.
-
-    Raises
-    ------
-    WriteError
-        If that cannot be done.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _open(path: Path) -> int:

@@ -5,7 +5,6 @@ then renamed. The writer holds a lock on its partial file, so that what a dead r
 from what a live one is writing.
 """
 
-import errno
 import io
 import os
 import secrets
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import cannot_write
-from pipeline.locks import hold, make_folder
+from pipeline.folders import make_folder, sync_folder
+from pipeline.locks import hold
 
 PARTIAL = ".partial"
 
@@ -97,21 +97,6 @@ def remove_leftovers(path: Path) -> None:
         with _held_if_dead(partial) as dead:
             if dead:
                 partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the operating system write a folder's entries to the disk now, where it can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # one may write into it, but not list it
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that know no such thing
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _partials(path: Path) -> list[Path]:

@@ -101,8 +101,8 @@ class Backbone:
 
         Convolutions add up in an order that torch chooses by the number of images in the batch and
         by the number of threads. Here each image goes through the network alone and on one thread,
-        several of them at a time; on one CPU that gives the same bits for every ``at_once`` and
-        every number of threads, and takes no longer.
+        several of them at a time; on one kind of CPU that gives the same bits for every ``at_once``
+        and every number of threads, and with one image per core it takes no longer.
 
         Parameters
         ----------
@@ -139,6 +139,11 @@ class Backbone:
     def device(self) -> torch.device:
         """Where it computes."""
         return self._device
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether batches gain enough to give up :meth:`one_by_one`: on a GPU, not on the CPU."""
+        return self._device.type != "cpu"
 
     def to(self, device: str | torch.device) -> "Backbone":
         """Move the weights to a device, in place, and return the backbone."""

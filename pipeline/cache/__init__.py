@@ -34,6 +34,7 @@ from pipeline.cache.samples import (
 )
 from pipeline.cache.session import alone_in, in_turn, joint_session, remove_dead_locks, writing
 from pipeline.cache.shards import (
+    RESERVED,
     ImageRecord,
     ShardPlan,
     StoredImage,
@@ -45,6 +46,7 @@ from pipeline.cache.shards import (
 __all__ = [
     "BYTES_PER_VALUE",
     "MANIFEST_NAME",
+    "RESERVED",
     "CachedSplit",
     "Drawing",
     "FeatureCache",

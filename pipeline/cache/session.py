@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import BusyError
-from pipeline.locks import Lock, make_folder, signature
+from pipeline.folders import make_folder
+from pipeline.locks import Lock, signature
 
 _POLL_SECONDS = 0.1
 _LOCK = ".lock"

@@ -66,7 +66,9 @@ from pipeline.cli.options import (
     "--compression", type=click.Choice(["gzip", "lzf"]), help="Smaller, and slower to read."
 )
 @click.option("--images-per-shard", type=int, help="Images in one file [default: 64].")
-@click.option("--batch-size", type=int, help="Images at a time [default: 1, on a GPU 32].")
+@click.option(
+    "--batch-size", type=int, help="Images at a time [default: one per core, on a GPU 32]."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),

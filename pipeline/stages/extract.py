@@ -85,8 +85,9 @@ def extract(
     images_per_shard : int
         Images in one file.
     batch_size : int, optional
-        Images of one size that go through the backbone together: 1 on the CPU, where more gains
-        nothing, and 32 on a GPU.
+        Images in work at a time. On the CPU each goes through the backbone by itself and on one
+        thread, so that no bit depends on the number: by default as many as torch has threads, 16
+        at most. On a GPU those of one size go through together, 32 by default.
     drawing : Drawing, optional
         Which pixel samples to draw.
     on_error : {"stop", "skip"}
@@ -126,7 +127,7 @@ def extract(
         dataset,
         backbone,
         preprocessing,
-        batch_size=batch_size or (1 if backbone.device.type == "cpu" else 32),
+        batch_size=batch_size,
         skip=on_error == "skip",
         progress=progress,
     )

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, Preprocessing
-from pipeline.cache import BYTES_PER_VALUE, ImageRecord, Sources
+from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources
 from pipeline.data import VocDataset, image_size
 from pipeline.data.voc import parse_split
 from pipeline.errors import BackboneError, DataError, DeviceMemoryError
@@ -20,6 +21,12 @@ from pipeline.progress import Progress
 
 _DECODERS = 2
 _AHEAD = 8
+_BYTES_PER_IMAGE = 150
+_BYTES_PER_DATASET = 400
+"""What HDF5 adds, and the digests."""
+_MOST_AT_ONCE = 16
+
+_Maps: TypeAlias = list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,10 @@ class ImageRecords:
     dataset : VocDataset
     backbone : Backbone
     preprocessing : Preprocessing
-    batch_size : int
-        Images of one size that go through the backbone together. It is halved when the GPU's memory
-        does not suffice.
+    batch_size : int, optional
+        Images in work at a time: on the CPU each by itself, by default as many as torch has
+        threads, 16 at most; on a GPU those of one size together, by default 32, and half as many
+        when its memory does not suffice.
     skip : bool
         Whether images that cannot be used are left out rather than raised.
     progress : Progress
@@ -52,12 +60,13 @@ class ImageRecords:
         backbone: Backbone,
         preprocessing: Preprocessing,
         *,
-        batch_size: int,
+        batch_size: int | None,
         skip: bool,
         progress: Progress,
     ) -> None:
         self._dataset, self._backbone, self._preprocessing = dataset, backbone, preprocessing
-        self._batch_size = batch_size
+        most = 32 if backbone.takes_batches else min(torch.get_num_threads(), _MOST_AT_ONCE)
+        self._batch_size = batch_size or most
         self._skip = skip
         self._progress = progress
 
@@ -105,7 +114,21 @@ class ImageRecords:
             values = sum(c * h * w for c, h, w in self._backbone.feature_shapes(*size))
         except (DataError, BackboneError):
             return 0  # it will be reported when it is read
-        return values * BYTES_PER_VALUE[dtype] + 4 * size[0] * size[1] + height * width // 20
+        taps = self._backbone.taps
+        scales = 4 * sum(tap.channels for tap in taps) if dtype == "int8" else 0
+        headers = _BYTES_PER_IMAGE + _BYTES_PER_DATASET * (len(taps) + len(RESERVED))
+        label_and_image, label_original = 4 * size[0] * size[1], height * width // 20
+        return values * BYTES_PER_VALUE[dtype] + scales + headers + label_and_image + label_original
+
+    def label(self, image_id: str) -> NDArray[np.uint8]:
+        """Read a mask, (H, W) at the network's input size.
+
+        Raises
+        ------
+        DataError
+            If it cannot be used.
+        """
+        return self._preprocessing.resize_mask(self._dataset.read_mask(image_id))
 
     def records(
         self, sources: Mapping[str, Sources], skipped: dict[str, str]
@@ -120,21 +143,30 @@ class ImageRecords:
             Takes up those that are left out.
         """
         names = [tap.name for tap in self._backbone.taps]
-        for batch in self._batches(self._loaded(sources, skipped)):
-            inputs = np.stack([self._preprocessing.normalize(item.image) for item in batch])
-            for item, maps in zip(batch, self._maps(torch.from_numpy(inputs), batch), strict=True):
-                yield ImageRecord(
-                    image_id=item.image_id,
-                    maps=dict(zip(names, maps, strict=True)),
-                    label=item.label,
-                    label_original=item.label_original,
-                    image=item.image,
-                    sources=sources[item.image_id],
-                )
+        loaded = self._loaded(sources, skipped)
+        computed = self._in_batches if self._backbone.takes_batches else self._one_by_one
+        for item, maps in computed(loaded):
+            yield ImageRecord(
+                image_id=item.image_id,
+                maps=dict(zip(names, maps, strict=True)),
+                label=item.label,
+                label_original=item.label_original,
+                image=item.image,
+                sources=sources[item.image_id],
+            )
 
-    def _maps(
-        self, inputs: torch.Tensor, batch: Sequence[_Loaded]
-    ) -> Iterator[list[NDArray[np.float32]]]:
+    def _one_by_one(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
+        items, coming = tee(loaded)
+        inputs = (torch.from_numpy(self._preprocessing.normalize(item.image)) for item in coming)
+        maps = self._backbone.one_by_one(inputs, at_once=self._batch_size)
+        return zip(items, ([m.numpy() for m in own] for own in maps), strict=True)
+
+    def _in_batches(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
+        for batch in self._batches(loaded):
+            inputs = np.stack([self._preprocessing.normalize(item.image) for item in batch])
+            yield from zip(batch, self._maps(torch.from_numpy(inputs), batch), strict=True)
+
+    def _maps(self, inputs: torch.Tensor, batch: Sequence[_Loaded]) -> Iterator[_Maps]:
         """Give the maps of each image; with too little memory on the GPU, in smaller batches."""
         try:
             maps = self._backbone(inputs.to(self._backbone.device))

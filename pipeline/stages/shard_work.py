@@ -1,7 +1,6 @@
 """The work of an extraction: which shards are to be written, and writing them."""
 
-import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from pipeline.cache import (
     read_samples,
     refuse_other_cache,
     retired_shards,
+    samples_are_current,
     samples_path,
     set_aside,
     shard_samples_path,
@@ -38,11 +38,12 @@ from pipeline.cache import (
     writing,
     written_shard,
 )
-from pipeline.errors import CacheError, SpaceError
+from pipeline.errors import CacheError
 from pipeline.identity import Identity
 from pipeline.progress import Progress
 from pipeline.software import versions
 from pipeline.stages.image_records import ImageRecords
+from pipeline.stages.room import bytes_of_samples, bytes_of_shards, require_room
 from pipeline.stages.split_samples import remove_shard_samples
 
 _NAMED = 5
@@ -299,21 +300,22 @@ class ShardWork:
 
     def _require_room(self, plans: Sequence[ShardPlan]) -> None:
         """Say how much is to be written, and refuse if there is no room for it."""
-        needed = sum(
-            self._records.bytes_of(image_id, self._identity.dtype)
-            for plan in plans
-            if not self._is_done(plan)
-            for image_id in plan.sources
+        left = [plan for plan in plans if not self._is_done(plan)]
+        samples = sum(
+            bytes_of_samples(images, self._records, self._identity, self._drawing)
+            for images in self._unsampled({plan.split for plan in plans})
         )
-        existing = next(p for p in (self._out, *self._out.resolve().parents) if p.exists())
-        free = shutil.disk_usage(existing).free
-        self._progress.say(f"to write: {_size(needed)} to {self._out}; free: {_size(free)}")
-        if needed > free:
-            raise SpaceError(
-                f"{self._out}: {_size(needed)} to write but only {_size(free)} free; "
-                "make room, write elsewhere, or use --dtype int8"
-            )
+        shards = bytes_of_shards(left, self._records, self._identity.dtype)
+        # While the samples of the shards are put together, they lie there twice.
+        self._progress.say(require_room(self._out, shards + samples, samples, self._identity))
 
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    def _unsampled(self, splits: Collection[str]) -> Iterator[list[str]]:
+        """Give the images of each split whose samples are not what they shall be."""
+        for split in splits:
+            headers = [plan.header(self._identity) for plan in self._plans[split]]
+            sources = {i: s for h in headers if h is not None for i, s in h.details.images.items()}
+            path = samples_path(self._out, split)
+            if not all(self._is_done(plan) for plan in self._plans[split]):
+                yield [image_id for plan in self._plans[split] for image_id in plan.sources]
+            elif not samples_are_current(path, sources, self._identity, self._drawing):
+                yield list(sources)

@@ -24,6 +24,7 @@ class SmallGpu:
         self._backbone, self.holds = backbone, holds
         self.batches: list[int] = []
         self.refused: list[int] = []
+        self.takes_batches = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
