@@ -28,6 +28,7 @@ LAYERS = (
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
     {"identity", "hypercolumn", "names", "progress", "software", "wholefile"},
     {"locks"},
+    {"folders"},
     {"errors"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

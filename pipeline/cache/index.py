@@ -2,12 +2,14 @@
 
 import h5py
 
+from pipeline.cache.arrays import (
+    own_member,
+)
 from pipeline.cache.files import (
     REMEDY,
     UNREADABLE,
     describe,
     open_described,
-    own_member,
     written_hdf5,
 )
 from pipeline.cache.interrupts import uninterrupted

@@ -11,15 +11,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.arrays import (
+    own_array,
+    own_member,
+    read_array,
+)
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.files import (
     REMEDY,
     UNREADABLE,
     get_text,
     open_described,
-    own_array,
-    own_member,
-    read_array,
 )
 from pipeline.cache.forms import require_form, require_values
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards

@@ -24,6 +24,12 @@ import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.cache.arrays import (
+    own_array,
+    read_array,
+    set_digest,
+    write_array,
+)
 from pipeline.cache.drawing import Drawing, Samples
 from pipeline.cache.encoding import StoredArray, new_digest
 from pipeline.cache.files import (
@@ -31,10 +37,6 @@ from pipeline.cache.files import (
     UNREADABLE,
     describe,
     open_described,
-    own_array,
-    read_array,
-    set_digest,
-    write_array,
     written_hdf5,
 )
 from pipeline.cache.headers import Sources

@@ -21,8 +21,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.arrays import (
+    write_array,
+)
 from pipeline.cache.encoding import StoredArray, encode
-from pipeline.cache.files import describe, write_array, written_hdf5
+from pipeline.cache.files import (
+    describe,
+    written_hdf5,
+)
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, shard_name
 from pipeline.cache.interrupts import uninterrupted
 from pipeline.errors import CacheError

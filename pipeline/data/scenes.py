@@ -20,6 +20,7 @@ from pipeline.data.drawing import HUES, THINGS, Field, Thing, smooth_noise, soft
 from pipeline.data.palette import write_mask
 from pipeline.errors import DataError
 from pipeline.progress import Progress, Silent
+from pipeline.wholefile import remove_leftovers, write_whole, written_whole
 
 SCENE_CLASSES = ("background", *THINGS)
 """Class names of the scenes, index = label."""
@@ -76,23 +77,22 @@ def write_scenes(
     out = Path(out)
     _clear(out)
     pictures, masks, splits = (out / part for part in _FOLDERS)
-    for folder in (pictures, masks, splits):
-        folder.mkdir(parents=True, exist_ok=True)
     # First, because it is the mark by which a later run knows the folder.
-    (out / "classes.txt").write_text(_CLASSES_FILE)
+    write_whole(out / "classes.txt", _CLASSES_FILE)
     names = [f"scene_{index:04d}" for index in range(images)]
     tracked = (progress or Silent()).track(names, total=images, unit="scenes", what="drawing")
     for index, name in enumerate(tracked):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         height, width = rng.integers(size[0], size[1] + 1, 2)
         image, mask = draw_scene(rng, int(height), int(width))
-        Image.fromarray(image).save(pictures / f"{name}.png")
+        with written_whole(pictures / f"{name}.png") as file:
+            Image.fromarray(image).save(file, format="PNG")
         write_mask(masks / f"{name}.png", mask)
     # Last, because a data set without split files is not taken for a complete one.
     train = [name for index, name in enumerate(names) if index % 3 != 2]
     members = {"train": train, "val": names[2::3], "trainval": names}
     for split, listed in members.items():
-        (splits / f"{split}.txt").write_text("\n".join(listed) + "\n")
+        write_whole(splits / f"{split}.txt", "\n".join(listed) + "\n")
     return out
 
 
@@ -102,6 +102,9 @@ def _clear(out: Path) -> None:
         return
     if not out.is_dir():
         raise DataError(f"{out} is not a folder: name one for the scenes")
+    remove_leftovers(out / "classes.txt")
+    for folder in _FOLDERS[:2]:
+        remove_leftovers(out / folder / "scene_*.png")
     ours = {"classes.txt", *(folder.parts[0] for folder in _FOLDERS)}
     present = [path for path in out.iterdir() if not path.name.startswith(".")]
     mark = out / "classes.txt"

@@ -10,6 +10,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from pipeline.wholefile import write_whole
+
 INK = "#1f2933"
 QUIET = "#7b8794"
 RULE = "#e4e7eb"
@@ -83,8 +85,7 @@ def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
             shrink = min(0.95, math.sqrt(MOST_BYTES / len(content)))
             dpi = max(LEAST_DPI, int(shrink * dpi))
             content = _png(figure, dpi)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_whole(path, content)
 
 
 def series_colours(names: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.cache import FeatureCache
 from pipeline.data import VOC_PALETTE
 from pipeline.errors import CacheMismatchError, ParamsError
+from pipeline.folders import make_folder
 from pipeline.heads import Head, load_head
 from pipeline.progress import Progress, Silent
 from pipeline.reporting import (
@@ -100,7 +101,7 @@ def report(
             f"metrics of different splits ({', '.join(splits)}); evaluate all heads on one"
         )
     classes = opened.identity.classes
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
 
     comparisons = []
     if images:

@@ -60,10 +60,15 @@ def interrupted() -> type[Interrupted]:
     return Interrupted
 
 
-@pytest.fixture
-def dataset(scenes: VocDataset, tmp_path: Path) -> VocDataset:
-    """Give a few of the scenes, 5 train and 2 val, listed backwards."""
-    root = tmp_path / "data"
+SETTINGS = {
+    "preprocessing": Preprocessing(input_size="native"),
+    "images_per_shard": 2,
+    "drawing": Drawing(features=Features(context=()), pixels_per_class=2),
+}
+
+
+def copy_some(scenes: VocDataset, root: Path) -> VocDataset:
+    """Copy a few of the scenes, 5 train and 2 val, listed backwards."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     shutil.copy(scenes.root / "classes.txt", root)
@@ -77,19 +82,35 @@ def dataset(scenes: VocDataset, tmp_path: Path) -> VocDataset:
 
 
 @pytest.fixture
+def dataset(scenes: VocDataset, tmp_path: Path) -> VocDataset:
+    """Give a few of the scenes, to be tampered with."""
+    return copy_some(scenes, tmp_path / "data")
+
+
+@pytest.fixture
 def run(dataset: VocDataset, backbone: Backbone, tmp_path: Path) -> Callable[..., ExtractResult]:
     """Extract with two images per shard: three shards of train, one of val."""
 
     def extract_with(**changes: Any) -> ExtractResult:
-        settings = {
-            "preprocessing": Preprocessing(input_size="native"),
-            "images_per_shard": 2,
-            "drawing": Drawing(features=Features(context=()), pixels_per_class=2),
-        }
         given = {"dataset": dataset, "backbone": backbone, "out": tmp_path / "cache"}
-        return extract(**given | settings | changes)
+        return extract(**given | SETTINGS | changes)
 
     return extract_with
+
+
+@pytest.fixture(scope="session")
+def _extracted(
+    scenes: VocDataset, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    root = tmp_path_factory.mktemp("extracted")
+    extract(copy_some(scenes, root / "data"), backbone, root / "cache", **SETTINGS)
+    return root / "cache"
+
+
+@pytest.fixture
+def extracted(_extracted: Path, tmp_path: Path) -> Path:
+    """Give the cache that ``run`` makes if nothing has been tampered with, at once."""
+    return Path(shutil.copytree(_extracted, tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from pipeline.stages.maintain import collect_garbage, repair_cache
 
 SHARD = "train-00001-of-00003.h5"
 
+Damage = Callable[[Path], None]
+
 
 @pytest.fixture
 def copy(cache: Path, tmp_path: Path) -> Path:
@@ -56,39 +58,40 @@ def flip_value(path: Path, dataset: str) -> None:
     flip(path, position + 5)
 
 
-def flip_values(*names: str) -> Callable[[Path, VocDataset], None]:
-    """Damage datasets of images of the second shard; ``fire3 of the sixth`` is ``"5/fire3"``."""
+def flip_values(*names: str) -> Damage:
+    """Damage datasets of images of the second shard: ``"1/fire3"`` is of the second of them."""
 
-    def damage(directory: Path, scenes: VocDataset) -> None:
-        for name in names:
-            number, _, dataset = name.partition("/")
-            flip_value(directory / SHARD, f"{scenes.image_ids('train')[int(number)]}/{dataset}")
+    def damage(directory: Path) -> None:
+        with h5py.File(directory / SHARD) as file:
+            ids = list(file)
+        for number, _, dataset in (name.partition("/") for name in names):
+            flip_value(directory / SHARD, f"{ids[int(number)]}/{dataset}")
 
     return damage
 
 
-def flip_header(directory: Path, scenes: VocDataset) -> None:
+def flip_header(directory: Path) -> None:
     path = directory / SHARD
     flip(path, path.read_bytes().index(b"hypercolumn-cache"))
 
 
-def truncate(name: str, share: float) -> Callable[[Path, VocDataset], None]:
-    def damage(directory: Path, scenes: VocDataset) -> None:
+def truncate(name: str, share: float) -> Damage:
+    def damage(directory: Path) -> None:
         content = (directory / name).read_bytes()
         (directory / name).write_bytes(content[: int(share * len(content))])
 
     return damage
 
 
-def remove(name: str) -> Callable[[Path, VocDataset], None]:
-    return lambda directory, scenes: (directory / name).unlink()
+def remove(name: str) -> Damage:
+    return lambda directory: (directory / name).unlink()
 
 
-def flip_samples(directory: Path, scenes: VocDataset) -> None:
+def flip_samples(directory: Path) -> None:
     flip_value(directory / "train-samples.h5", "features")
 
 
-def swap(directory: Path, scenes: VocDataset) -> None:
+def swap(directory: Path) -> None:
     """Give two shards each other's names."""
     other = directory / "train-00000-of-00003.h5"
     content = other.read_bytes()
@@ -111,17 +114,17 @@ class TestRepair:
     @pytest.mark.parametrize(
         ("damage", "computed"),
         [
-            (flip_values("5/conv1"), 1),
-            (flip_values("5/label"), 1),
-            (flip_values("7/label_original"), 1),
-            (flip_values("9/image"), 1),
-            (flip_values("5/conv1", "5/fire5", "8/fire3"), 2),
-            (flip_values("5/fire3", "6/fire3", "7/fire3", "8/fire3", "9/fire3"), 5),
-            (flip_header, 5),
-            (truncate(SHARD, 0), 5),
-            (truncate(SHARD, 0.5), 5),
-            (truncate(SHARD, 0.999), 5),
-            (remove(SHARD), 5),
+            (flip_values("0/conv1"), 1),
+            (flip_values("1/label"), 1),
+            (flip_values("0/label_original"), 1),
+            (flip_values("1/image"), 1),
+            (flip_values("0/conv1", "0/fire5"), 1),
+            (flip_values("0/conv1", "1/fire3"), 2),
+            (flip_header, 2),
+            (truncate(SHARD, 0), 2),
+            (truncate(SHARD, 0.5), 2),
+            (truncate(SHARD, 0.999), 2),
+            (remove(SHARD), 2),
             (swap, 0),
             (flip_samples, 0),
             (truncate("val-samples.h5", 0.4), 0),
@@ -131,43 +134,36 @@ class TestRepair:
         ],
     )
     def test_computes_just_what_is_damaged_and_gives_the_same_bytes(
-        self,
-        copy: Path,
-        cache: Path,
-        scenes: VocDataset,
-        backbone_runs: Callable[[], int],
-        damage: Callable[[Path, VocDataset], None],
-        computed: int,
+        self, extracted: Path, backbone_runs: Callable[[], int], damage: Damage, computed: int
     ) -> None:
-        damage(copy, scenes)
-        assert verify_cache(copy)
-        untouched = {path.name: path.stat().st_ino for path in copy.glob("val-*-of-*.h5")}
-        assert repair_cache(copy).computed == computed
+        before = contents(extracted)
+        damage(extracted)
+        assert verify_cache(extracted)
+        untouched = {path.name: path.stat().st_ino for path in extracted.glob("val-*-of-*.h5")}
+        assert repair_cache(extracted).computed == computed
         assert backbone_runs() == computed
-        assert contents(copy) == contents(cache)
-        assert verify_cache(copy) == []
-        assert inodes(copy).items() >= untouched.items()
+        assert contents(extracted) == before
+        assert verify_cache(extracted) == []
+        assert inodes(extracted).items() >= untouched.items()
 
-    def test_says_what_it_found(self, copy: Path, scenes: VocDataset, listening: Any) -> None:
-        flip_values("5/conv1")(copy, scenes)
-        repair_cache(copy, progress=listening)
-        image_id = scenes.image_ids("train")[5]
+    def test_says_what_it_found(self, extracted: Path, listening: Any) -> None:
+        image_id = FeatureCache(extracted)["train"].image_ids[2]
+        flip_values("0/conv1")(extracted)
+        repair_cache(extracted, progress=listening)
         assert any(
-            line.startswith(f"{copy / SHARD}: {image_id}/conv1 is damaged; ")
+            line.startswith(f"{extracted / SHARD}: {image_id}/conv1 is damaged; ")
             and line.endswith("; computing it again")
             for line in listening.lines
         )
 
     def test_finishes_an_extraction_that_was_interrupted(
-        self, run: Any, interrupted: Any, tmp_path: Path, backbone_runs: Callable[[], int]
+        self, extracted: Path, backbone_runs: Callable[[], int]
     ) -> None:
-        run(out=tmp_path / "whole")
-        run()
-        for name in ("train-00001-of-00003.h5", "train-samples.h5", "index.h5"):
-            (tmp_path / "cache" / name).unlink()
-        backbone_runs()
-        assert repair_cache(tmp_path / "cache").computed == backbone_runs() == 2
-        assert contents(tmp_path / "cache") == contents(tmp_path / "whole")
+        before = contents(extracted)
+        for name in (SHARD, "train-samples.h5", "index.h5"):
+            (extracted / name).unlink()
+        assert repair_cache(extracted).computed == backbone_runs() == 2
+        assert contents(extracted) == before
 
     def test_keeps_to_what_was_left_out(
         self, run: Any, dataset: VocDataset, tmp_path: Path, backbone_runs: Callable[[], int]
@@ -324,22 +320,17 @@ class TestGarbage:
         run: Any,
         interrupted: Any,
         values: Any,
-        tmp_path: Path,
+        extracted: Path,
         backbone_runs: Callable[[], int],
         after: int,
     ) -> None:
-        run()
-        before = values(tmp_path / "cache")
+        before = values(extracted)
         with pytest.raises(KeyboardInterrupt):
             run(images_per_shard=3, progress=interrupted("extracting train", after=after))
-        backbone_runs()
-        if after:
-            assert collect_garbage(tmp_path / "cache") == []
-            assert retired_shards(tmp_path / "cache")
-        else:
-            collect_garbage(tmp_path / "cache")
+        assert collect_garbage(extracted) == []
+        assert retired_shards(extracted)
         assert run(images_per_shard=3).computed == backbone_runs() == 0
-        assert values(tmp_path / "cache") == before
+        assert values(extracted) == before
 
     @pytest.mark.parametrize("dry_run", [True, False])
     def test_while_somebody_extracts_it_refuses(

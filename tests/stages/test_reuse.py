@@ -8,34 +8,36 @@ import h5py
 import pytest
 
 from pipeline import FeatureCache, VocDataset
-from pipeline.cache import retired_shards
+from pipeline.cache import draw_samples, read_samples, retired_shards, samples_path
 from pipeline.errors import CacheError, CacheMismatchError
 from pipeline.stages.inspect import verify_cache
 
-IMAGES = 7
+
+@pytest.fixture
+def cache(extracted: Path) -> Path:
+    """Give 5 images of train in three shards and 2 of val in one."""
+    return extracted
 
 
 @pytest.fixture
-def cache(run: Any, tmp_path: Path, backbone_runs: Callable[[], int]) -> Path:
-    """Extract 5 images of train in three shards and 2 of val in one."""
-    run()
-    backbone_runs()
-    return tmp_path / "cache"
+def check(run: Any, values: Any, backbone_runs: Callable[[], int], cache: Path) -> Any:
+    """Extract again; compare the work done with what is expected, and the values with before."""
+    before = {key[1:]: value for key, value in values(cache).items() if len(key) == 3}
 
-
-@pytest.fixture
-def check(run: Any, values: Any, backbone_runs: Callable[[], int], tmp_path: Path) -> Any:
-    """Extract again; compare the work done, and what comes of it with a fresh cache."""
-
-    def check_that(computed: int, **changes: Any) -> None:
+    def check_that(computed: int, *, new: str | None = None, **changes: Any) -> None:
         result = run(**changes)
         assert result.computed == backbone_runs() == computed
-        cache = tmp_path / "cache"
         assert verify_cache(cache) == []
         assert {path.suffix for path in cache.iterdir()} == {".h5", ".json"}
-        run(**changes, out=tmp_path / "fresh")
-        assert values(cache) == values(tmp_path / "fresh")
-        assert {p.name for p in cache.iterdir()} == {p.name for p in (tmp_path / "fresh").iterdir()}
+        after = {key[1:]: value for key, value in values(cache).items() if len(key) == 3}
+        assert {
+            key: value for key, value in after.items() if key[0] != new
+        }.items() <= before.items()
+        for split in FeatureCache(cache).splits.values():
+            samples = read_samples(samples_path(cache, split.name))
+            again = draw_samples(split, split.identity, samples.drawing)
+            assert samples.features.tobytes() == again.features.tobytes()
+            assert samples.image.tobytes() == again.image.tobytes()
 
     return check_that
 
@@ -79,7 +81,7 @@ def test_another_listing_of_the_same_images(
     assert opened["val"].image_ids == tuple(val)
 
 
-@pytest.mark.parametrize("place", [0, 2, 5])
+@pytest.mark.parametrize("place", [0, 5])
 def test_an_image_more_is_the_only_one_that_is_computed(
     cache: Path, check: Any, dataset: VocDataset, scenes: VocDataset, place: int
 ) -> None:
@@ -90,7 +92,7 @@ def test_an_image_more_is_the_only_one_that_is_computed(
     ids = list(dataset.image_ids("train"))
     ids.insert(place, new)
     write_splits(dataset, train=ids)
-    check(1)
+    check(1, new=new)
 
 
 @pytest.mark.parametrize("images_per_shard", [1, 3, 5, 64])
@@ -155,16 +157,17 @@ def test_a_shard_that_cannot_be_read_is_computed(cache: Path, check: Any, share:
     check(2)
 
 
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("after", [0, 1, 3, 4])
 def test_an_interrupted_division_is_gone_on_with(
     cache: Path, run: Any, check: Any, interrupted: Any, backbone_runs: Any, after: int
 ) -> None:
     """Whatever was set aside is there until all is copied, also for yet another division."""
-    if after < 5:
+    for images_per_shard in (3, 1):
         with pytest.raises(KeyboardInterrupt):
-            run(images_per_shard=3, progress=interrupted("extracting train", after=after))
-        with pytest.raises(KeyboardInterrupt):
-            run(images_per_shard=1, progress=interrupted("extracting train", after=after))
+            run(
+                images_per_shard=images_per_shard,
+                progress=interrupted("extracting train", after=after),
+            )
         assert retired_shards(cache)
     assert backbone_runs() == 0
     check(0, images_per_shard=4)
@@ -172,7 +175,7 @@ def test_an_interrupted_division_is_gone_on_with(
 
 
 def test_another_identity_does_not_replace_what_an_interrupted_division_set_aside(
-    cache: Path, run: Any, interrupted: Any, backbone_runs: Any
+    cache: Path, run: Any, interrupted: Any
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(images_per_shard=3, progress=interrupted("extracting train", after=0))
@@ -180,7 +183,6 @@ def test_another_identity_does_not_replace_what_an_interrupted_division_set_asid
     with pytest.raises(CacheMismatchError, match=r"dtype: float16, not int8.*--replace"):
         run(dtype="int8")
     assert len(retired_shards(cache)) >= 3
-    backbone_runs()
 
 
 def test_a_split_that_is_not_asked_for_stays(cache: Path, run: Any, dataset: VocDataset) -> None:
