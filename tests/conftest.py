@@ -1,6 +1,7 @@
 """What several tests need: a small data set, its cache, and the real data where they are."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ import pytest
 
 # The suite's tensors are small: threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Shells start what runs in the background with SIGINT ignored, and so would be the runs of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pipeline import (
     Drawing,
