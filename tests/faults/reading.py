@@ -1,9 +1,12 @@
 """Reading everything that a cache holds, to be compared with what was written."""
 
+import random
+import resource
 from pathlib import Path
 
 from pipeline import FeatureCache
 from pipeline.cache import CachedSplit
+from pipeline.cli import main
 
 
 def digests_of(split: CachedSplit, image_id: str) -> str:
@@ -36,3 +39,21 @@ class Items:
     def __getitem__(self, number: int) -> tuple[str, str]:
         image_id = self.split.image_ids[number]
         return image_id, digests_of(self.split, image_id)
+
+
+def read_at_random(directory: str, seed: int) -> int:
+    """Read every image, in any order; the values of its map are the number in its name."""
+    cache = FeatureCache(directory)
+    (split,) = cache.splits.values()
+    order = [*split.image_ids]
+    random.Random(seed).shuffle(order)
+    for image_id in order:
+        assert (split.maps(image_id, ["tap"])[0] == int(image_id.removeprefix("image"))).all()
+    return 0
+
+
+def tell_peak(*arguments: str) -> int:
+    """Run the command line, and print the most memory it took, in kB."""
+    code = main(list(arguments))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return code

@@ -108,12 +108,17 @@ class Run:
     def __init__(self, forks: "Forks", pid: int, log: Path) -> None:
         self.pid, self._forks, self._log = pid, forks, log
 
+    @property
+    def said(self) -> str:
+        """What it has said on stderr so far."""
+        return Path(f"{self._log}.err").read_text()
+
     def wait(self, seconds: float = SECONDS) -> Ended | None:
         """Wait until it ends or stops; None if it does neither in time."""
         status = self._forks.ask(wait=self.pid, seconds=seconds)
         if status is None:
             return None
-        out, err = (Path(f"{self._log}.{name}").read_text() for name in ("out", "err"))
+        out, err = Path(f"{self._log}.out").read_text(), self.said
         struck = self._log.with_suffix(".struck")
         place = json.loads(struck.read_text()) if struck.exists() else None
         return Ended(status, out, err, place)
@@ -124,7 +129,7 @@ class Run:
         if ended is None:
             os.kill(self.pid, signal.SIGABRT)  # it then says where it is
             self.wait(5)
-            raise AssertionError(f"it hangs: {Path(f'{self._log}.err').read_text()}")
+            raise AssertionError(f"it hangs: {self.said}")
         return ended
 
 

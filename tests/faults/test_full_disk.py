@@ -9,19 +9,39 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import pytest
-from runs import Ended, Fault, Forks
-from worlds import EVALUATE, EXTRACT, FIT_DENSE, FIT_SPARSE, GC, PREDICT, REPAIR, Stage, tree
+from PIL import Image
+from runs import Ended, Fault, Forks, Run
+from worlds import (
+    EVALUATE,
+    EXTRACT,
+    FIT_DENSE,
+    FIT_SPARSE,
+    GC,
+    PREDICT,
+    REPAIR,
+    Scenario,
+    Stage,
+    tree,
+)
 
+from pipeline import Drawing, Preprocessing, extract
+from pipeline.cache import ImageRecord, ShardHeader, plan_shards, written_shard
+from pipeline.identity import Identity, TapIdentity
+from pipeline.progress import Silent
+from pipeline.stages.extract import identity_of
+from pipeline.stages.image_records import ImageRecords
 from pipeline.stages.inspect import verify_cache
+from pipeline.stages.room import bytes_of_samples, bytes_of_shards
 
-IMAGES, PER_SHARD = 18, 2
-FINE = (*EXTRACT, "--images-per-shard", str(PER_SHARD))
+IMAGES = 18
 REPORT = (
     *("report", "--cache", "cache", "--head", "dense=dense.safetensors", "--images", "1"),
     *("--metrics", "dense=metrics.json", "--out", "report"),
@@ -35,50 +55,59 @@ LEAST = 800
 """Bytes that a log needs, to which a limit applies as well."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A command with the state it begins in and the files it leads to."""
+class Task(Protocol):
+    """A command with the state it begins in and the files it leads to, such as a scenario."""
 
-    arguments: Sequence[str]
+    arguments: tuple[str, ...]
     start: Path
-    before: Mapping[str, str]
-    after: Mapping[str, str]
-    largest: int
+    end: Path
+    before: dict[str, str]
+    after: dict[str, str]
 
-    def limits(self, count: int) -> list[int]:
-        """Choose sizes that at least one of the new files exceeds."""
-        draw = random.Random(" ".join(self.arguments))
-        low, high = math.log(LEAST), math.log(self.largest)
-        return [int(math.exp(draw.uniform(low, high))) for _ in range(count - 1)] + [
-            self.largest - 1
-        ]
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a command does that is no scenario."""
+
+    arguments: tuple[str, ...]
+    start: Path
+    end: Path
+    before: dict[str, str]
+    after: dict[str, str]
 
 
 @pytest.fixture(scope="session")
 def task(
     stage: Stage, forks: Forks, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Task]:
-    """Make a task, by doing it once."""
+) -> Callable[[str], Task]:
+    """Give a scenario, or one of a few more tasks."""
 
-    def make(arguments: Sequence[str], state: str, *lost: str) -> Task:
+    def make(name: str) -> Task:
+        if name not in ("lists", "report", "scenes"):
+            return stage.scenario(name)
         folder = tmp_path_factory.mktemp("task")
         start, end = folder / "start", folder / "end"
-        shutil.copytree(stage.state(state), start)
-        if arguments is REPORT:
-            assert forks.run(EVALUATE, start).code == 0
-        for pattern in lost:
-            for path in start.glob(pattern):
-                path.unlink()
+        arguments = {"lists": EXTRACT, "report": REPORT, "scenes": SCENES}[name]
+        shutil.copytree(stage.scenario("evaluate").end, start)
+        if name == "lists":
+            (start / "cache" / "index.h5").unlink()
+            (start / "cache" / "manifest.json").unlink()
         shutil.copytree(start, end)
         ended = forks.run(arguments, end)
         assert ended.code == 0, ended.err
-        before, after = tree(start), tree(end)
-        new = [end / name for name in after if after[name] != before.get(name)]
-        return Task(
-            arguments, start, before, after, max((path.stat().st_size for path in new), default=0)
-        )
+        return Undisturbed(arguments, start, end, tree(start), tree(end))
 
     return make
+
+
+def limits(task: Task, count: int) -> Iterator[int]:
+    """Choose sizes, one of which the largest of the new files just exceeds."""
+    draw = random.Random(" ".join(task.arguments))
+    new = [name for name, digest in task.after.items() if digest != task.before.get(name)]
+    largest = max((task.end / name).stat().st_size for name in new)
+    for _ in range(count - 1):
+        yield int(math.exp(draw.uniform(math.log(LEAST), math.log(largest))))
+    yield largest - 1
 
 
 def require_refusal(ended: Ended, world: Path, task: Task) -> str:
@@ -105,32 +134,19 @@ def require_end(forks: Forks, world: Path, task: Task) -> Ended:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "state", "lost"),
+    ("name", "count"),
     [
-        (FINE, "data", ()),
-        (FINE, "cached", ()),
-        (EXTRACT, "cached", ("cache/*-samples.h5",)),
-        (EXTRACT, "cached", ("cache/index.h5", "cache/manifest.json")),
-        ((*EXTRACT, "--pixels-per-class", "1"), "cached", ()),
-        (REPAIR, "cached", ("cache/val-00001-of-00002.h5",)),
-        (FIT_SPARSE, "cached", ()),
-        (FIT_DENSE, "sparse", ()),
-        (EVALUATE, "dense", ()),
-        (PREDICT, "dense", ()),
-        (REPORT, "dense", ()),
-        (SCENES, "data", ()),
-    ],
-    ids=[
-        *("extract", "divide", "samples", "lists", "draw", "repair"),
-        *("fit-sparse", "fit-dense", "evaluate", "predict", "report", "scenes"),
+        *(("extract", 3), ("extract-divided", 2), ("samples", 2), ("lists", 1), ("repair", 1)),
+        *(("fit-sparse", 2), ("fit-dense", 1), ("evaluate", 2), ("predict", 1)),
+        *(("report", 1), ("scenes", 2)),
     ],
 )
-def test_a_limit_on_the_size_of_files(forks, task, tmp_path, arguments, state, lost):
-    given = task(arguments, state, *lost)
-    for number, limit in enumerate(given.limits(2)):
+def test_a_limit_on_the_size_of_files(forks, task, tmp_path, name, count):
+    given = task(name)
+    for number, limit in enumerate(limits(given, count)):
         world = tmp_path / str(number)
         shutil.copytree(given.start, world)
-        ended = forks.run(arguments, world, limits={"RLIMIT_FSIZE": limit})
+        ended = forks.run(given.arguments, world, limits={"RLIMIT_FSIZE": limit})
         require_refusal(ended, world, given)
         require_end(forks, world, given)
 
@@ -164,100 +180,84 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-@pytest.fixture(scope="session")
-def fresh(task: Callable[..., Task]) -> Task:
-    """Give an extraction of nine shards from nothing."""
-    return task(FINE, "data")
+def run_until_it_has_looked(forks: Forks, given: Scenario, world: Path) -> Run:
+    """Start an extraction, and have it halt when it has just found room enough."""
+    shutil.copytree(given.start, world)
+    passed = given.course.passed
+    looking = [point for point, module in enumerate(passed) if module == "stages/room.py"]
+    running = forks.start(given.arguments, world, fault=Fault(signal.SIGSTOP, looking[-1] + 1))
+    assert running.end().stopped
+    return running
 
 
-@pytest.fixture(scope="session")
-def halt(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Task], Fault]:
-    """Find the point of an extraction at which it has just found room enough, to halt it there."""
-
-    def find(given: Task) -> Fault:
-        world = tmp_path_factory.mktemp("course") / "world"
-        shutil.copytree(given.start, world)
-        passed = forks.course(given.arguments, world).passed
-        looking = [point for point, module in enumerate(passed) if module == "stages/room.py"]
-        return Fault(signal.SIGSTOP, looking[-1] + 1)
-
-    return find
-
-
-def test_a_disk_that_fills_up_during_the_extraction(forks, fresh, halt, disk):
-    cache = fresh.start.parent / "end" / "cache"
-    size = sum(path.stat().st_size for path in cache.iterdir())
-    kinds, point = set(), halt(fresh)
-    for share in (0, 0.2, 0.97, 1.2):
+def test_a_disk_that_fills_up_during_the_extraction(forks, stage, disk):
+    given = stage.scenario("extract")
+    size = sum(path.stat().st_size for path in (given.end / "cache").iterdir())
+    kinds = set()
+    for share in (0.001, 0.6, 1.15):
         world = disk.path / "world"
-        shutil.copytree(fresh.start, world)
-        running = forks.start(fresh.arguments, world, fault=point)
-        assert running.end().stopped
+        running = run_until_it_has_looked(forks, given, world)
         disk.fill(leave=int(share * size))
         os.kill(running.pid, signal.SIGCONT)
-        kinds.add(require_refusal(running.end(), world, fresh).rpartition("-")[2])
-        finished = PER_SHARD * len(list(world.glob("cache/*-of-?????.h5")))
+        kinds.add(require_refusal(running.end(), world, given).rpartition("-")[2])
+        shards = [ShardHeader.read(path) for path in world.glob("cache/*-of-?????.h5")]
         disk.empty()
-        assert require_end(forks, world, fresh).computed == IMAGES - finished
+        left = IMAGES - sum(len(shard.details.images) for shard in shards)
+        assert require_end(forks, world, given).computed == left
         shutil.rmtree(world)
-    assert {"cache/.lock", "samples.h5"} < kinds
+    assert len(kinds) > 1  # different files were the first to find no room
 
 
-def test_what_cannot_fit_is_refused_before_anything_is_touched(forks, task, fresh, disk):
+def test_what_cannot_fit_is_refused_before_anything_is_touched(forks, stage, disk):
     world = disk.path / "world"
-    cached = task(EXTRACT, "cached")
-    shutil.copytree(cached.start, world)
+    shutil.copytree(stage.state("cached"), world)
     before = tree(world)
     disk.fill(leave=1_000_000)
-    for options in ((), ("--dtype", "int8", "--out", "other")):
-        ended = forks.run((*FINE, *options), world)
+    for options in (("--images-per-shard", "2"), ("--dtype", "int8", "--out", "other")):
+        ended = forks.run((*EXTRACT, *options), world)
         assert ended.code == 1
         last = ended.err.splitlines()[-1]
         assert re.fullmatch(r"Error: \w+: \d\.\d MB to write but only 1\.0 MB free; .*", last), last
     disk.empty()
     assert tree(world) == before
-    # Room for one cache is enough to replace one by another.
+    # The room of a cache is enough to replace it by another.
     disk.fill(leave=1_500_000)
     ended = forks.run((*EXTRACT, "--seed", "1", "--replace"), world)
     assert (ended.code, ended.computed) == (0, IMAGES), ended.err
     assert verify_cache(world / "cache") == []
 
 
-def test_copies_for_which_there_is_no_room(forks, task, halt, disk):
+def test_copies_for_which_there_is_no_room(forks, stage, disk):
     world = disk.path / "world"
-    divided = task(FINE, "cached")
-    shutil.copytree(divided.start, world)
-    running = forks.start(FINE, world, fault=halt(divided))
-    assert running.end().stopped
+    given = stage.scenario("extract-divided")
+    running = run_until_it_has_looked(forks, given, world)
     disk.fill(leave=1_500_000)
     os.kill(running.pid, signal.SIGCONT)
-    require_refusal(running.end(), world, divided)
+    require_refusal(running.end(), world, given)
     disk.empty()
-    assert require_end(forks, world, divided).computed == 0
+    assert require_end(forks, world, given).computed == 0
 
 
-def test_a_training_goes_on_from_the_checkpoint_before_the_disk_was_full(forks, stage, task, disk):
+def test_a_training_goes_on_from_the_checkpoint_before_the_disk_was_full(forks, stage, disk):
     world = disk.path / "world"
-    training = task(FIT_DENSE, "sparse")
-    shutil.copytree(training.start, world)
-    course = stage.scenario("fit-dense").course.passed
-    saving = [i for i, module in enumerate(course) if module == "wholefile.py"]
-    apart = next(j for i, j in pairwise(saving) if j - i > 1000)
-    running = forks.start(FIT_DENSE, world, fault=Fault(signal.SIGSTOP, apart - 1))
+    given = stage.scenario("fit-dense")
+    shutil.copytree(given.start, world)
+    writing = [point for point, m in enumerate(given.course.passed) if m == "wholefile.py"]
+    second = next(late for early, late in pairwise(writing) if late - early > 1000)
+    running = forks.start(given.arguments, world, fault=Fault(signal.SIGSTOP, second - 1))
     assert running.end().stopped
     disk.fill(leave=8192)
     os.kill(running.pid, signal.SIGCONT)
-    told = require_refusal(running.end(), world, training)
-    assert told == "dense.safetensors.checkpoint"
+    assert require_refusal(running.end(), world, given) == "dense.safetensors.checkpoint"
     disk.empty()
-    assert "going on after epoch 1" in require_end(forks, world, training).err
+    assert "going on after epoch 1" in require_end(forks, world, given).err
 
 
-def test_a_process_of_its_own_ends_without_a_sound(fresh, tmp_path):
+def test_a_process_of_its_own_ends_without_a_sound(stage, tmp_path):
     world = tmp_path / "world"
-    shutil.copytree(fresh.start, world)
+    shutil.copytree(stage.state("data"), world)
     ended = subprocess.run(
-        [sys.executable, "-m", "pipeline", *FINE],
+        [sys.executable, "-m", "pipeline", *EXTRACT],
         cwd=world,
         capture_output=True,
         text=True,
@@ -312,7 +312,7 @@ def test_a_read_only_cache_can_be_read(forks, read_only):
 def test_what_would_write_there_is_refused_in_one_line(forks, read_only):
     for arguments, where in (
         (EXTRACT, "cache/.lock"),
-        (FINE, "cache/.lock"),
+        ((*EXTRACT, "--images-per-shard", "2"), "cache/.lock"),
         (REPAIR, "cache/.lock"),
         (GC, "cache/.lock"),
         (FIT_SPARSE, "sparse.safetensors"),
@@ -328,3 +328,102 @@ def test_what_would_write_there_is_refused_in_one_line(forks, read_only):
         why = "(Read-only file system|Permission denied)"
         assert re.fullmatch(rf"Error: {where}: cannot be written \({why}\); see to .*", last), last
         assert len(re.findall("Error|Traceback|ignored", ended.err)) == 1, ended.err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+@pytest.mark.parametrize("input_size", ["native", "40", "short:120"])
+def test_what_will_be_written_is_known_before(scenes, backbone, tmp_path, dtype, input_size):
+    preprocessing = Preprocessing(input_size=input_size)
+    ids = scenes.image_ids("val")
+    records = ImageRecords(
+        scenes, backbone, preprocessing, batch_size=1, skip=False, progress=Silent()
+    )
+    plans = plan_shards(tmp_path, "val", records.sources(ids), 4)
+    identity = identity_of(scenes, backbone, preprocessing, geometry="half_pixel", dtype=dtype)
+    told = bytes_of_shards(plans, records, dtype)
+    told += bytes_of_samples(ids, records, identity, Drawing())
+    extract(
+        *(scenes, backbone, tmp_path),
+        splits=["val"],
+        preprocessing=preprocessing,
+        dtype=dtype,
+        images_per_shard=4,
+    )
+    assert told == pytest.approx(sum(p.stat().st_size for p in tmp_path.iterdir()), rel=0.05)
+
+
+def test_samples_are_estimated_from_some_of_the_masks(scenes, backbone, monkeypatch):
+    preprocessing = Preprocessing(input_size="native")
+    ids = scenes.image_ids("train")
+    identity = identity_of(scenes, backbone, preprocessing, geometry="half_pixel", dtype="float16")
+    records = ImageRecords(
+        scenes, backbone, preprocessing, batch_size=1, skip=False, progress=Silent()
+    )
+    exact = bytes_of_samples(ids, records, identity, Drawing())
+    monkeypatch.setattr("pipeline.stages.room._MASKS_LOOKED_AT", 5)
+    assert bytes_of_samples(ids, records, identity, Drawing()) == pytest.approx(exact, rel=0.3)
+    assert bytes_of_samples([], records, identity, Drawing()) == 0
+
+
+def test_few_files_are_open_however_many_there_are(forks, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power is lost here
+    identity = Identity(
+        backbone="net",
+        weights="0",
+        taps=(TapIdentity(name="tap", modules=("a",), channels=2, stride=1),),
+        preprocessing={},
+        geometry="half_pixel",
+        dtype="float32",
+        classes=("ground",),
+        void=255,
+    )
+    sources = {f"image{n}": {"image_digest": "", "mask_digest": ""} for n in range(600)}
+    label = np.zeros((2, 3), np.uint8)
+    picture = np.zeros((2, 3, 3), np.uint8)
+    for number, plan in enumerate(plan_shards(tmp_path / "cache", "train", sources, 1)):
+        ((image_id, files),) = plan.sources.items()
+        maps = {"tap": np.full((2, 2, 3), number, np.float32)}
+        record = ImageRecord(image_id, maps, label, label, picture, files)
+        with written_shard(plan, identity, dataset="many", software={}) as writer:
+            writer.add(record.stored(identity))
+    ended = forks.run(
+        [str(tmp_path / "cache"), 1],
+        tmp_path,
+        call="reading:read_at_random",
+        limits={"RLIMIT_NOFILE": 64},
+    )
+    assert ended.code == 0, ended.err
+
+
+def test_few_files_are_open_during_an_extraction(forks, stage, tmp_path):
+    world = tmp_path / "world"
+    shutil.copytree(stage.state("data"), world)
+    few = {"RLIMIT_NOFILE": 32}
+    assert forks.run((*EXTRACT, "--images-per-shard", "1"), world, limits=few).code == 0
+    ended = forks.run(EXTRACT, world, limits=few)  # out of eighteen files
+    assert (ended.code, ended.computed) == (0, 0), ended.err
+    assert tree(world) == tree(stage.state("cached"))
+
+
+def test_memory_does_not_grow_with_the_number_of_images(forks, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    names = [f"image{n}" for n in range(400)]
+    for name in names:
+        for folder, shape, most in (
+            ("JPEGImages", (24, 32, 3), 256),
+            ("SegmentationClass", (24, 32), 3),
+        ):
+            pixels = rng.integers(0, most, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{name}.png")
+    for split, count in (("few", 40), ("many", 400)):
+        listing = tmp_path / "data" / "ImageSets" / "Segmentation" / f"{split}.txt"
+        listing.write_text("\n".join(names[:count]))
+    peaks = []
+    for split in ("few", "many"):
+        arguments = (*EXTRACT, "--images-per-shard", "16", "--split", split, "--out", split)
+        ended = forks.run(arguments, tmp_path, call="reading:tell_peak")
+        assert ended.code == 0, ended.err
+        peaks.append(int(ended.out.split()[-1]))
+    assert peaks[1] - peaks[0] < 15_000, peaks

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from worlds import EXTRACT, FIT_DENSE, FIT_SPARSE, GC, REPAIR, Stage, tree
 
 from pipeline import FeatureCache, VocDataset, extract
-from pipeline.cache import alone_in, joint_session
+from pipeline.cache import alone_in, joint_session, read_manifest
 from pipeline.errors import CacheError, CacheMismatchError, CacheNotFoundError, DataError
 from pipeline.stages.inspect import verify_cache
 
@@ -96,8 +96,8 @@ def test_the_others_take_over_from_one_that_dies(forks, world, alone, number, se
     draw = random.Random(f"{number} {seed}")
     point = draw.randrange(len(alone.course.passed) * 2 // 3)
     one = forks.start(FINE, world, fault=Fault(signal.SIGSTOP, point))
-    stopped = one.end()
-    assert stopped.stopped
+    assert one.end().stopped
+    left = IMAGES - PER_SHARD * len(list((world / "cache").glob("*-of-?????.h5")))
     others = start_all(forks, [FINE] * 2, world)
     time.sleep(draw.uniform(0, 0.5))
     os.kill(one.pid, number)
@@ -106,8 +106,7 @@ def test_the_others_take_over_from_one_that_dies(forks, world, alone, number, se
     require_all_well(ended)
     died = one.end()
     assert died.killed if number == signal.SIGKILL else died.code == 130
-    computed = stopped.struck["computed"] + sum(other.computed for other in ended)
-    assert IMAGES <= computed <= IMAGES + PER_SHARD
+    assert sum(other.computed for other in ended) == left
     require_same(world, alone.world)
 
 
@@ -171,6 +170,29 @@ def test_sessions_begin_and_end_alone_and_never_mix(forks, tmp_path, gaps):
     require_all_well([run.end() for run in started])
     left = {path.name for path in tmp_path.iterdir()}
     assert left <= ({"begun"} if gaps else set())
+
+
+def test_waiting_can_be_interrupted(forks, world, alone):
+    first = forks.start(
+        FINE, world, fault=Fault(signal.SIGSTOP, alone.course.passed.index("cache/inventory.py"))
+    )
+    assert first.end().stopped
+    second = forks.start(FINE, world)
+    assert second.wait(seconds=1) is None
+    os.kill(second.pid, signal.SIGINT)
+    assert second.end().code == 130
+    os.kill(first.pid, signal.SIGCONT)
+    require_all_well([first.end()])
+    require_same(world, alone.world)
+
+
+def test_locks_of_the_dead_are_removed(forks, world, alone):
+    fault = Fault(signal.SIGKILL, alone.point("cache/shards.py", 0.5))
+    assert forks.start(FINE, world, fault=fault).end().killed
+    assert len(list(world.glob("cache/*.lock"))) == 4  # of the cache, its splits, and a shard
+    assert forks.run(GC, world).code == 0
+    assert list(world.glob("cache/*.lock")) == []
+    assert list(world.glob("cache/*.partial")) == []
 
 
 def test_splits_can_be_extracted_beside_one_another(forks, world, alone):
@@ -378,3 +400,18 @@ def test_many_write_one_file_at_the_same_time(forks, tmp_path):
     ]
     require_all_well([run.end() for run in started])
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_what_was_left_out_of_one_split_stays_listed_when_another_is_extracted(
+    stage, backbone, tmp_path
+):
+    shutil.copytree(stage.state("data"), tmp_path / "world")
+    dataset = VocDataset.open(tmp_path / "world" / "data")
+    ids = dataset.image_ids("val")
+    for split, lines in (("train", [ids[0], "../evil"]), ("val", [ids[1]])):
+        dataset.split_path(split).write_text("\n".join(lines))
+        result = extract(dataset, backbone, tmp_path / "cache", splits=[split], on_error="skip")
+        assert len(result.skipped) == (split == "train")
+    found = read_manifest(tmp_path / "cache").splits
+    assert list(found["train"].bad_lines) == ["train.txt line 2"]
+    assert found["val"].bad_lines == {}
