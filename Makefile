@@ -3,16 +3,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RECIPE ?=
 SECONDS ?= 60
+TRIALS ?= 400
 TARGETS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help repro test check fuzz format clean
+.PHONY: help repro test soak check fuzz format clean
 
 help:
 	@echo "make repro                 run the main job as params.yaml says (the embedded scenes)"
 	@echo "make repro RECIPE=NAME     the same with recipes/NAME.yaml: $(notdir $(basename $(wildcard recipes/*.yaml)))"
 	@echo "make test                  linters, type checks and the whole test suite"
+	@echo "make soak TRIALS=400       the tests of crashes and damage, with this many runs killed"
 	@echo "make fuzz SECONDS=60       fuzz every reader of foreign files; see fuzz/README.md"
 	@echo "make format                let ruff put the code in order"
 	@echo "make clean                 remove the environment and caches of tools"
@@ -39,6 +41,9 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --soak $(TRIALS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

@@ -114,6 +114,7 @@ def alone_in(directory: Path) -> Iterator[None]:
         raise BusyError(f"{directory}: an extraction is writing into it; wait until it is done")
     with lock:
         lock.write_note("", anew=True)
+        remove_dead_locks(directory)
         yield
 
 
