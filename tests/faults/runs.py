@@ -17,8 +17,8 @@ SECONDS = 120
 """After so long, a run that neither ends nor stops is one that hangs."""
 
 WRITING = re.compile(
-    r"wholefile|locks|tensorfile|data/palette|reporting/page"
-    r"|cache/(files|session|inventory|manifest|index|garbage|shards|samples)"
+    r"wholefile|locks|folders|tensorfile|data/palette|reporting/page"
+    r"|cache/(arrays|files|session|inventory|manifest|index|garbage|shards|samples)"
 )
 """The modules of the package that change files."""
 
@@ -111,7 +111,8 @@ class Run:
     @property
     def said(self) -> str:
         """What it has said on stderr so far."""
-        return Path(f"{self._log}.err").read_text()
+        log = Path(f"{self._log}.err")
+        return log.read_text() if log.exists() else ""  # it may not have begun yet
 
     def wait(self, seconds: float = SECONDS) -> Ended | None:
         """Wait until it ends or stops; None if it does neither in time."""
