@@ -34,11 +34,11 @@ from typing import Any, NoReturn
 from journal import Journal
 
 import pipeline
-from pipeline.backbones import Backbone
+from pipeline.cache import ImageRecord
 from pipeline.cli import main
 
 _PACKAGE = str(Path(pipeline.__file__).parent) + os.sep
-_FORWARD = Backbone.__call__.__code__
+_COMPUTED = ImageRecord.stored.__code__
 # What stages import when they first need it; no computing here, which would start threads.
 _LAZY = ("sklearn.neural_network", "sklearn.pipeline", "torch._dynamo", "PIL.PngImagePlugin")
 
@@ -66,7 +66,7 @@ class Points:
             if self.between:
                 self.between[-1] += 1
         else:
-            self.computed += code is _FORWARD and event == "call"
+            self.computed += code is _COMPUTED and event == "call"
             self.passed.append(module)
             self.between.append(0)
         fault = self._fault

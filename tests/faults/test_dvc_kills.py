@@ -43,9 +43,9 @@ class Project:
         )
         params = yaml.safe_load((ROOT / "recipes" / "scenes.yaml").read_text())
         params["data"]["scenes"]["images"] = 18
-        params["extract"] |= {"backbone": "squeezenet1_0", "images_per_shard": 1}
+        params["extract"] |= {"backbone": "squeezenet1_0", "input_size": 64, "images_per_shard": 1}
         params["fit_sparse"] |= {"options": {"hidden": 16, "epochs": 5}, "holdout": 0.3}
-        params["fit_dense"]["epochs"] = 8
+        params["fit_dense"]["epochs"] = 6
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
     def start(self, *command: str) -> subprocess.Popen[str]:
