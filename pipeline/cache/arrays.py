@@ -1,5 +1,6 @@
 """Arrays in HDF5 files with digests: whatever a file claims is checked before it is read."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -63,6 +64,38 @@ def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
     return dataset
 
 
+@dataclass(frozen=True)
+class Unchecked:
+    """An array as it was read, and the digest that its file has of it."""
+
+    array: StoredArray
+    place: str
+    digest: bytes
+
+    def check(self) -> None:
+        """Compare the two; this may be done in another thread.
+
+        Raises
+        ------
+        ValueError
+            If they do not match.
+        """
+        if place_digest(self.place, self.array.digest).encode() != self.digest:
+            raise ValueError("it does not match its digest")
+
+
+def read_unchecked(dataset: h5py.Dataset) -> Unchecked:
+    """Read what :func:`own_array` gave; it is not to be used before it has been checked.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RuntimeError, TypeError
+        What :data:`pipeline.cache.files.UNREADABLE` lists, if it is damaged.
+    """
+    scale = _scale(dataset) if dataset.dtype == np.int8 else None
+    return Unchecked(StoredArray(dataset[()], scale), dataset.name, _stored_digest(dataset))
+
+
 def read_array(dataset: h5py.Dataset) -> StoredArray:
     """Read what :func:`own_array` gave, and check it against its digest.
 
@@ -71,11 +104,9 @@ def read_array(dataset: h5py.Dataset) -> StoredArray:
     ValueError, KeyError, OSError, RuntimeError, TypeError
         What :data:`pipeline.cache.files.UNREADABLE` lists, if it is damaged.
     """
-    scale = _scale(dataset) if dataset.dtype == np.int8 else None
-    array = StoredArray(dataset[()], scale)
-    if place_digest(dataset.name, array.digest).encode() != _stored_digest(dataset):
-        raise ValueError("it does not match its digest")
-    return array
+    found = read_unchecked(dataset)
+    found.check()
+    return found.array
 
 
 def _scale(dataset: h5py.Dataset) -> NDArray[np.float32]:

@@ -4,6 +4,8 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import (
-    own_array,
-    own_member,
-    read_array,
-)
+from pipeline.cache.arrays import own_array, own_member, read_unchecked
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.files import (
     REMEDY,
@@ -30,6 +28,8 @@ from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, C
 from pipeline.identity import Identity
 
 _OPEN_FILES = 8
+_BESIDE = 1 << 17
+"""Bytes from which on an array is checked beside the reading of the next, in a thread."""
 
 
 class Handles:
@@ -41,6 +41,7 @@ class Handles:
     def _begin(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self.checks = ThreadPoolExecutor(1)  # has no thread before something is submitted
         self.files: OrderedDict[tuple[Path, str], h5py.File] = OrderedDict()
 
     def get(self, path: Path, digest: str) -> h5py.File:
@@ -64,6 +65,7 @@ class Handles:
     def close(self) -> None:
         """Close those of this process."""
         if self._process == os.getpid():
+            self.checks.shutdown()
             for file in self.files.values():
                 file.close()
         self._begin()
@@ -258,22 +260,23 @@ class CachedSplit:
                 f"the cache has no tap '{min(strange)}'; "
                 f"it holds {', '.join(self.identity.tap_names)}"
             )
-        return [stored.decoded() for stored in self._read(image_id, *taps)]
+        with self._reading(image_id, *taps) as arrays:
+            return [stored.decoded() for stored in arrays]
 
     def label(self, image_id: str, *, void_as_background: bool = False) -> NDArray[np.uint8]:
         """Read the label (H, W) at the network's input size, with void as class 0 if asked for."""
-        label: NDArray[np.uint8] = next(self._read(image_id, "label")).values
+        label = self._values(image_id, "label")
         if void_as_background:
             label[label == self.identity.void] = 0
         return label
 
     def label_original(self, image_id: str) -> NDArray[np.uint8]:
         """Read the label (H0, W0) at the image's original size."""
-        return next(self._read(image_id, "label_original")).values
+        return self._values(image_id, "label_original")
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read the network's input (H, W, 3) before normalisation."""
-        return next(self._read(image_id, "image")).values
+        return self._values(image_id, "image")
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Give an image's size (H, W) as the backbone saw it."""
@@ -283,22 +286,46 @@ class CachedSplit:
     def stored(self, image_id: str) -> StoredImage:
         """Read everything that is stored for an image, as it is stored."""
         names = (*self.identity.tap_names, *RESERVED)
-        arrays = dict(zip(names, self._read(image_id, *names), strict=True))
+        with self._reading(image_id, *names) as read:
+            arrays = dict(zip(names, read, strict=True))
         if arrays["label"].values.shape != arrays["image"].values.shape[:2]:
             raise self._damaged(image_id, "image", ValueError("of another size than its label"))
         return StoredImage(image_id, arrays, self.sources[image_id])
 
-    def _read(self, image_id: str, *names: str) -> Iterator[StoredArray]:
+    def _values(self, image_id: str, name: str) -> NDArray[np.uint8]:
+        with self._reading(image_id, name) as arrays:
+            return next(arrays).values
+
+    @contextmanager
+    def _reading(self, image_id: str, *names: str) -> Iterator[Iterator[StoredArray]]:
+        """Read arrays in a block that only ends well if all of them are right.
+
+        What is made of an array must not leave the block otherwise than by its end: a large one is
+        compared with its digest while the next is read and decoded, which hides most of the cost.
+        """
         file = self._file(image_id)
+        checks = []
         name = ""
-        try:
+
+        def read() -> Iterator[StoredArray]:
+            nonlocal name
             group = own_member(file, image_id, h5py.Group)
             for name in names:
                 dataset = own_array(group, name)
                 require_form(self.identity, name, dataset.dtype, dataset.shape)
-                array = read_array(dataset)
-                require_values(self.identity, name, array)
-                yield array
+                found = read_unchecked(dataset)
+                require_values(self.identity, name, found.array)
+                if dataset.nbytes < _BESIDE:
+                    found.check()
+                else:
+                    checks.append((name, self._handles.checks.submit(found.check)))
+                yield found.array
+
+        try:
+            yield read()
+            for checked, check in checks:
+                name = checked
+                check.result()
         except UNREADABLE as error:
             raise self._damaged(image_id, name, error) from error
 

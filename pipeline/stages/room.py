@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cache import Drawing, ShardPlan, draw_pixels, scan_shards
-from pipeline.errors import DataError, SpaceError
+from pipeline.errors import BackboneError, DataError, SpaceError
 from pipeline.identity import Identity
 from pipeline.stages.image_records import ImageRecords
 
@@ -39,7 +39,7 @@ def bytes_of_samples(
 def _drawn(image_id: str, records: ImageRecords, identity: Identity, drawing: Drawing) -> int:
     try:
         label = records.label(image_id)
-    except DataError:
+    except (DataError, BackboneError):
         return 0  # it will be reported when it is read
     if drawing.void_as_background:
         label = np.where(label == identity.void, np.uint8(0), label)

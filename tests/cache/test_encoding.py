@@ -128,3 +128,15 @@ def test_digest_is_xxh3_of_dtype_shape_scale_and_bytes():
 def test_digest_does_not_depend_on_memory_order():
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     assert StoredArray(np.asfortranarray(array)).digest == StoredArray(array).digest
+
+
+def test_float16_is_what_numpy_makes_of_it():
+    """All values there are, and values around the borders of rounding and of the range."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = every[np.isfinite(every)].reshape(1, 1, -1)
+    np.testing.assert_array_equal(StoredArray(finite).decoded(), finite.astype(np.float32))
+    borders = np.unique(finite).astype(np.float32)
+    middles = (borders[1:] + borders[:-1]) / 2
+    values = np.concatenate([borders, middles, np.nextafter(middles, np.float32(0))])
+    found = stored(values.reshape(1, 1, -1), "float16").values
+    np.testing.assert_array_equal(found.ravel(), values.astype(np.float16))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from pipeline.cache import FeatureCache, ShardHeader
+from pipeline.cache import FeatureCache, ShardHeader, reader
 from pipeline.cache.files import get_text, set_text
 from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 
@@ -93,6 +93,13 @@ def test_more_shards_than_files_are_held_open(make_sketch, tmp_path):
     assert len(split._handles.files) <= 8
 
 
+@pytest.fixture(params=["at once", "beside"])
+def checking(request, monkeypatch):
+    """Have arrays of any size checked where they are read, or in the other thread."""
+    monkeypatch.setattr(reader, "_BESIDE", 1 if request.param == "beside" else 1 << 30)
+
+
+@pytest.mark.usefixtures("checking")
 @pytest.mark.parametrize("name", [*TAPS, *OTHERS])
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_flipped_byte_of_any_payload_is_found(make_sketch, tmp_path, name, dtype):
@@ -316,6 +323,7 @@ def test_a_cache_survives_pickling_and_closing(make_sketch, tmp_path):
     assert_equals(cache["train"], sketch)
 
 
+@pytest.mark.usefixtures("checking")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_cache_survives_a_fork(make_sketch, tmp_path):
