@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
+from pipeline.cache.encoding import StoredArray
 from pipeline.cache.reader import CachedSplit
 from pipeline.cache.shards import StoredImage
-from pipeline.hypercolumn import Features, hypercolumns_at
+from pipeline.hypercolumn import Cells, Features, read_columns
 from pipeline.identity import Identity
 
 
@@ -97,15 +100,13 @@ class SampleDrawer:
         self._empty = np.empty((0, sum(channels)), np.float32)
         self._drawn: list[_Drawn] = []
 
-    def draw(
-        self, image_id: str, maps: Sequence[NDArray[np.float32]], label: NDArray[np.uint8]
-    ) -> None:
+    def draw(self, image_id: str, maps: Sequence[StoredArray], label: NDArray[np.uint8]) -> None:
         """Draw from an image.
 
         Parameters
         ----------
         image_id : str
-        maps : sequence of array of float32, each (C, h, w)
+        maps : sequence of StoredArray, each (C, h, w)
             The maps of :attr:`taps`.
         label : array of uint8, shape (H, W)
         """
@@ -119,8 +120,8 @@ class SampleDrawer:
             pixels_per_class=drawing.pixels_per_class,
             seed=drawing.seed,
         )
-        columns = hypercolumns_at(
-            drawing.features.apply([torch.from_numpy(m) for m in maps]),
+        columns = read_columns(
+            self._cells(maps),
             torch.from_numpy(ys),
             torch.from_numpy(xs),
             (label.shape[0], label.shape[1]),
@@ -128,15 +129,25 @@ class SampleDrawer:
         )
         self._drawn.append(_Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs))
 
+    def _cells(self, maps: Sequence[StoredArray]) -> list[Cells]:
+        """Turn maps into what hypercolumns are read from; only what is pooled is decoded whole."""
+        features = self._drawing.features
+        cells = [Cells(_size(m.values), partial(_activated, features, m)) for m in maps]
+        if features.context:
+            deepest = features.activate(torch.from_numpy(maps[-1].decoded()))
+            pooled = [StoredArray(m.numpy()) for m in features.context_maps(deepest)]
+            cells += [Cells(_size(m.values), partial(_read, m)) for m in pooled]
+        return cells
+
     def draw_stored(self, image: StoredImage) -> None:
         """Draw from an image as a shard holds it."""
-        maps = [image.arrays[tap].decoded() for tap in self.taps]
+        maps = [image.arrays[tap] for tap in self.taps]
         label: NDArray[Any] = image.arrays["label"].values
         self.draw(image.image_id, maps, label)
 
     def draw_cached(self, split: CachedSplit, image_id: str) -> None:
         """Draw from an image of a cached split."""
-        self.draw(image_id, split.maps(image_id, self.taps), split.label(image_id))
+        self.draw(image_id, split.stored_maps(image_id, self.taps), split.label(image_id))
 
     def samples(self) -> Samples:
         """Give all samples that have been drawn."""
@@ -152,6 +163,18 @@ class SampleDrawer:
             image_ids=tuple(one.image_id for one in drawn),
             drawing=self._drawing,
         )
+
+
+def _size(values: NDArray[Any]) -> tuple[int, int]:
+    return values.shape[1], values.shape[2]
+
+
+def _read(m: StoredArray, ys: Tensor, xs: Tensor) -> Tensor:
+    return torch.from_numpy(m.cells_at(ys.numpy(), xs.numpy()))
+
+
+def _activated(features: Features, m: StoredArray, ys: Tensor, xs: Tensor) -> Tensor:
+    return features.activate(_read(m, ys, xs))
 
 
 def draw_samples(

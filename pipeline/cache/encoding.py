@@ -47,6 +47,13 @@ class StoredArray:
             values *= self.scale[:, None, None]
         return values
 
+    def cells_at(self, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give float32 values (C, n) of single cells of a feature map, decoding nothing else."""
+        values = self.values[:, ys, xs].astype(np.float32)
+        if self.scale is not None:
+            values *= self.scale[:, None]
+        return values
+
 
 def new_digest(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> xxhash.xxh3_128:
     """Begin the digest of an array whose bytes are still to come."""

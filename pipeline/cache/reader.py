@@ -255,13 +255,22 @@ class CachedSplit:
 
     def maps(self, image_id: str, taps: Sequence[str]) -> list[NDArray[np.float32]]:
         """Read feature maps (C, h, w), in float32."""
+        self._require_taps(taps)
+        with self._reading(image_id, *taps) as arrays:
+            return [stored.decoded() for stored in arrays]
+
+    def stored_maps(self, image_id: str, taps: Sequence[str]) -> list[StoredArray]:
+        """Read feature maps as they are stored."""
+        self._require_taps(taps)
+        with self._reading(image_id, *taps) as arrays:
+            return list(arrays)
+
+    def _require_taps(self, taps: Sequence[str]) -> None:
         if strange := set(taps) - set(self.identity.tap_names):
             raise CacheNotFoundError(
                 f"the cache has no tap '{min(strange)}'; "
                 f"it holds {', '.join(self.identity.tap_names)}"
             )
-        with self._reading(image_id, *taps) as arrays:
-            return [stored.decoded() for stored in arrays]
 
     def label(self, image_id: str, *, void_as_background: bool = False) -> NDArray[np.uint8]:
         """Read the label (H, W) at the network's input size, with void as class 0 if asked for."""

@@ -1,15 +1,17 @@
 """The mathematics of hypercolumns on tensors. Nothing here knows of files."""
 
-from pipeline.hypercolumn.columns import hypercolumn_map, hypercolumns_at
+from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
 from pipeline.hypercolumn.features import Features
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.head import DenseHead, backpropagate
 
 __all__ = [
+    "Cells",
     "DenseHead",
     "Features",
     "Geometry",
     "backpropagate",
     "hypercolumn_map",
     "hypercolumns_at",
+    "read_columns",
 ]

@@ -5,7 +5,8 @@ reference that everything faster must equal; it takes ``4 D H W`` bytes, so noth
 calls it. :func:`hypercolumns_at` gives the same values at ``n`` pixels for four reads per tap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -62,22 +63,47 @@ def hypercolumns_at(
     -------
     Tensor of shape (n, D), in the dtype of the maps, at least float32
     """
+    return read_columns([_cells_of(m) for m in maps], ys, xs, size, geometry)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A feature map of which only single cells are needed, so that it need not be in memory.
+
+    Attributes
+    ----------
+    size : (h, w)
+        The map's size.
+    at : callable
+        Given the rows and the columns of n cells, int64 of shape (n,), gives their values, at
+        least float32, of shape (C, n).
+    """
+
+    size: tuple[int, int]
+    at: Callable[[Tensor, Tensor], Tensor]
+
+
+def read_columns(
+    maps: Sequence[Cells], ys: Tensor, xs: Tensor, size: tuple[int, int], geometry: Geometry
+) -> Tensor:
+    """Do as :func:`hypercolumns_at` does, with maps that give single cells."""
     return torch.cat([_read(m, ys, xs, size, geometry) for m in maps], dim=1)
 
 
-def _read(m: Tensor, ys: Tensor, xs: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
-    cells = (m.shape[1], m.shape[2])
-    top, bottom, down, left, right, across = corner_reads(cells, size, geometry)
+def _cells_of(m: Tensor) -> Cells:
+    dtype = torch.promote_types(m.dtype, torch.float32)
+    return Cells((m.shape[1], m.shape[2]), lambda y, x: m[:, y, x].to(dtype))
+
+
+def _read(m: Cells, ys: Tensor, xs: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
+    top, bottom, down, left, right, across = corner_reads(m.size, size, geometry)
     top, bottom, down = top[ys], bottom[ys], down[ys]
     left, right, across = left[xs], right[xs], across[xs]
-    corners = (
-        (top, left, (1 - down) * (1 - across)),
-        (top, right, (1 - down) * across),
-        (bottom, left, down * (1 - across)),
-        (bottom, right, down * across),
-    )
-    dtype = torch.promote_types(m.dtype, torch.float32)
-    column = torch.zeros(m.shape[0], len(ys), dtype=dtype, device=m.device)
-    for y, x, weight in corners:
-        column += m[:, y, x].to(dtype) * weight.to(m.device, dtype)
+    # The four corners of all pixels in one go.
+    values = m.at(torch.cat([top, top, bottom, bottom]), torch.cat([left, right, left, right]))
+    corners = values.reshape(len(values), 4, len(ys)).unbind(dim=1)
+    weights = ((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across)
+    column = torch.zeros_like(corners[0])
+    for corner, weight in zip(corners, weights, strict=True):
+        column += corner * weight.to(values.device, values.dtype)
     return column.T.contiguous()

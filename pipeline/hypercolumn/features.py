@@ -79,9 +79,16 @@ class Features(BaseModel):
             The activated maps, then one map per context scope: (C, 1, 1) for ``"global"``,
             (C, h, w) for a window.
         """
-        used = [m.relu() for m in maps] if self.activation == "relu" else list(maps)
-        deepest = used[-1]
-        return used + [self._pool(deepest, scope) for scope in self.context]
+        used = [self.activate(m) for m in maps]
+        return used + self.context_maps(used[-1])
+
+    def activate(self, values: Tensor) -> Tensor:
+        """Apply the activation to values of any shape."""
+        return values.relu() if self.activation == "relu" else values
+
+    def context_maps(self, deepest: Tensor) -> list[Tensor]:
+        """Pool the deepest used map, (C, h, w) and activated, once for every context scope."""
+        return [self._pool(deepest, scope) for scope in self.context]
 
     @staticmethod
     def _pool(deepest: Tensor, scope: str) -> Tensor:

@@ -33,6 +33,8 @@ _Maps: TypeAlias = list[NDArray[np.float32]]
 class _Loaded:
     image_id: str
     image: NDArray[np.uint8]
+    inputs: NDArray[np.float32]
+    """The image as the backbone takes it, (3, H, W)."""
     label: NDArray[np.uint8]
     label_original: NDArray[np.uint8]
 
@@ -157,13 +159,13 @@ class ImageRecords:
 
     def _one_by_one(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
         items, coming = tee(loaded)
-        inputs = (torch.from_numpy(self._preprocessing.normalize(item.image)) for item in coming)
+        inputs = (torch.from_numpy(item.inputs) for item in coming)
         maps = self._backbone.one_by_one(inputs, at_once=self._batch_size)
         return zip(items, ([m.numpy() for m in own] for own in maps), strict=True)
 
     def _in_batches(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
         for batch in self._batches(loaded):
-            inputs = np.stack([self._preprocessing.normalize(item.image) for item in batch])
+            inputs = np.stack([item.inputs for item in batch])
             yield from zip(batch, self._maps(torch.from_numpy(inputs), batch), strict=True)
 
     def _maps(self, inputs: torch.Tensor, batch: Sequence[_Loaded]) -> Iterator[_Maps]:
@@ -191,7 +193,7 @@ class ImageRecords:
             yield from self._maps(inputs[part], batch[part])
 
     def _loaded(self, sources: Mapping[str, Sources], skipped: dict[str, str]) -> Iterator[_Loaded]:
-        """Decode and resize images in threads, a few ahead of the backbone, in order."""
+        """Decode, resize and normalise images in threads, a few ahead of the backbone, in order."""
         waiting = iter(sources.items())
         with ThreadPoolExecutor(_DECODERS) as pool:
             futures = [(i, pool.submit(self._load, i, s)) for i, s in islice(waiting, _AHEAD)]
@@ -219,7 +221,8 @@ class ImageRecords:
         except BackboneError as error:
             path = self._dataset.image_path(image_id)
             raise DataError(f"{path}: cannot go through the backbone; {error}") from error
-        return _Loaded(image_id, resized, self._preprocessing.resize_mask(mask), mask)
+        inputs = self._preprocessing.normalize(resized)
+        return _Loaded(image_id, resized, inputs, self._preprocessing.resize_mask(mask), mask)
 
     def _batches(self, items: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
         """Group neighbours of one size."""

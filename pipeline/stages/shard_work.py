@@ -42,6 +42,7 @@ from pipeline.errors import CacheError
 from pipeline.identity import Identity
 from pipeline.progress import Progress
 from pipeline.software import versions
+from pipeline.stages.device import on_one_thread
 from pipeline.stages.image_records import ImageRecords
 from pipeline.stages.room import bytes_of_samples, bytes_of_shards, require_room
 from pipeline.stages.split_samples import remove_shard_samples
@@ -174,7 +175,7 @@ class ShardWork:
         stock = Stock(self._out, self._identity)
         computed = 0
         # An interruption leaves nothing open, not even while somebody keeps its traceback.
-        with closing(stock), closing(self._write(left, stock)) as written:
+        with on_one_thread(), closing(stock), closing(self._write(left, stock)) as written:
             for is_new in self._progress.track(
                 written, total=total_images(left), unit="images", what=f"extracting {split}"
             ):
