@@ -9,6 +9,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -20,9 +21,22 @@ from pipeline.locks import hold
 
 PARTIAL = ".partial"
 
+_SYNCED_AT_ONCE = 1 << 26
+"""Bytes."""
+
 
 class UnbufferedFile(io.FileIO):
-    """A file whose every ``write`` writes everything, or raises at once rather than when closed."""
+    """A file whose every ``write`` writes everything, or raises at once rather than when closed.
+
+    What has been written is synced to the disk in a thread meanwhile, some megabytes at a time:
+    waiting for a large file at its end would leave the processor with nothing to do.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._thread = ThreadPoolExecutor(1)  # starts with the first task; closed in any case
+        super().__init__(path, mode)
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0
 
     def write(self, data: Any) -> int:
         """Write all bytes of a buffer."""
@@ -30,7 +44,32 @@ class UnbufferedFile(io.FileIO):
         count = rest.nbytes
         while rest:
             rest = rest[super().write(rest) :]
+        self._unsynced += count
+        if self._unsynced >= _SYNCED_AT_ONCE and (self._syncing is None or self._syncing.done()):
+            self._wait()
+            self._syncing = self._thread.submit(os.fsync, self.fileno())
+            self._unsynced = 0
         return count
+
+    def sync(self) -> None:
+        """Have all that was written on the disk.
+
+        Raises
+        ------
+        OSError
+            If that fails, or has failed before: the system tells it only once.
+        """
+        self._wait()
+        os.fsync(self.fileno())
+
+    def close(self) -> None:
+        """Close the file when the disk is done with it."""
+        self._thread.shutdown()
+        super().close()
+
+    def _wait(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()
 
 
 @contextmanager
@@ -61,7 +100,7 @@ def written_whole(path: Path) -> Iterator[UnbufferedFile]:
         with file:
             try:
                 yield file
-                os.fsync(file.fileno())
+                file.sync()
                 partial.replace(path)
             except BaseException:
                 partial.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """Files exist whole or not at all: with processes that are killed, and disks that are full."""
 
+import errno
+import os
 import resource
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import wholefile
 from pipeline.errors import SpaceError, WriteError
 from pipeline.wholefile import leftovers, remove_leftovers, write_whole, written_whole
 
@@ -174,4 +177,44 @@ def test_a_link_in_its_place_is_replaced_and_not_written_through(
 def test_errors_of_other_files_are_passed_on_as_they_are(path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"elsewhere\.bin"), written_whole(path):
         (tmp_path / "elsewhere.bin").read_bytes()
+    assert names(path.parent) == []
+
+
+def test_a_large_file_is_synced_while_it_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(wholefile, "_SYNCED_AT_ONCE", 1000)
+    with written_whole(path) as file:
+        for _ in range(3):
+            file.write(bytes(1000))
+            file._wait()
+    assert sizes[:4] == [1000, 2000, 3000, 3000]
+    assert path.read_bytes() == bytes(3000)
+
+
+def test_an_error_of_the_disk_is_not_lost_where_it_is_met_in_between(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells it to one sync alone: the last one ends well."""
+    answers = iter([OSError(errno.EIO, "Input/output error")])
+    fsync = os.fsync
+
+    def fails_once(descriptor: int) -> None:
+        for error in answers:
+            raise error
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    monkeypatch.setattr(wholefile, "_SYNCED_AT_ONCE", 1000)
+    refused = pytest.raises(WriteError, match=r"thing\.bin.*Input/output error")
+    with refused, written_whole(path) as file:
+        file.write(bytes(1500))
     assert names(path.parent) == []
