@@ -14,6 +14,8 @@ def has_control_characters(text: str) -> bool:
     Those are control characters, line and paragraph separators, byte order marks, and the
     surrogates that Python puts where the name of a file is not UTF-8.
     """
+    if text.isascii():  # nearly every name is, and there may be a hundred thousand
+        return not text.isprintable()
     return any(c == "\ufeff" or unicodedata.category(c) in _CONTROL for c in text)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def set_text(attributes: h5py.AttributeManager, name: str, text: str) -> None:
 
 def get_text(attributes: h5py.AttributeManager, name: str) -> str:
     """Get an attribute that :func:`set_text` set."""
-    attribute = attributes.get_id(name)
+    attribute = _open_attribute(attributes, name)
     kind = attribute.get_type()
     # Text of variable length lies in a heap that must not be looked at before this is known.
     if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str():
@@ -117,15 +118,22 @@ def get_text(attributes: h5py.AttributeManager, name: str) -> str:
     if attribute.shape != () or kind.get_size() > _LONGEST_TEXT:
         raise ValueError(f"attribute {name} is not one text")
     value = np.zeros((), f"S{kind.get_size()}")
-    attribute.read(value)
+    attribute.read(value, kind)
     return bytes(value[()]).decode()
 
 
 def _get_number(attributes: h5py.AttributeManager, name: str) -> int:
-    attribute = attributes.get_id(name)
+    attribute = _open_attribute(attributes, name)
     if attribute.shape != () or attribute.dtype.kind not in "iu":
         raise ValueError(f"attribute {name} is not a number")
-    return int(attributes[name])
+    value = np.zeros((), attribute.dtype)
+    attribute.read(value)
+    return int(value)
+
+
+def _open_attribute(attributes: h5py.AttributeManager, name: str) -> h5py.h5a.AttrID:
+    """Open an attribute the short way: a cache may have thousands of files."""
+    return h5py.h5a.open(attributes._id, name.encode())
 
 
 @uninterrupted()
@@ -173,23 +181,7 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
     CacheError
         If it cannot be opened, which says nothing about what is in it.
     """
-    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
-        raise CacheDamagedError(f"{path}: is not a file; remove it, and run 'pipeline extract'")
-    try:
-        # Files are never changed once they are in place: no lock is needed, and none is possible
-        # where the cache is read-only.
-        file = h5py.File(path, "r", locking=False)
-    except FileNotFoundError as error:
-        raise CacheNotFoundError(
-            f"{path}: no such file; if an extraction is going on, wait until it is done, "
-            "or else run 'pipeline extract' again"
-        ) from error
-    except OSError as error:
-        if error.errno not in (None, errno.EIO):
-            raise CacheError(
-                f"{path}: cannot be opened ({os.strerror(error.errno)}); see to its rights and disk"
-            ) from error
-        raise _damaged(path, "not a readable HDF5 file", error) from error
+    file = open_readable(path)
     try:
         identity, details = _described(file, path, kind)
     except CacheError:
@@ -201,9 +193,30 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
     return file, identity, details
 
 
+def open_readable(path: Path) -> h5py.File:
+    """Open a file for reading that has yet to be checked; raises as :func:`open_described`."""
+    if path.exists() and not path.is_file():  # a pipe, say, would be waited for
+        raise CacheDamagedError(f"{path}: is not a file; remove it, and run 'pipeline extract'")
+    try:
+        # Files are never changed once they are in place: no lock is needed, and none is possible
+        # where the cache is read-only.
+        return h5py.File(path, "r", locking=False)
+    except FileNotFoundError as error:
+        raise CacheNotFoundError(
+            f"{path}: no such file; if an extraction is going on, wait until it is done, "
+            "or else run 'pipeline extract' again"
+        ) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EIO):
+            raise CacheError(
+                f"{path}: cannot be opened ({os.strerror(error.errno)}); see to its rights and disk"
+            ) from error
+        raise _damaged(path, "not a readable HDF5 file", error) from error
+
+
 def _described(file: h5py.File, path: Path, kind: str) -> tuple[Identity, dict[str, Any]]:
     attributes = file.attrs
-    if "format" not in attributes or "format_version" not in attributes:
+    if not all(h5py.h5a.exists(file.id, name) for name in (b"format", b"format_version")):
         raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
     version = _get_number(attributes, "format_version")
     # Before the text, which has variable length in version 1.
@@ -222,10 +235,17 @@ def _described(file: h5py.File, path: Path, kind: str) -> tuple[Identity, dict[s
     details = json.loads(config)
     if not isinstance(details, dict):
         raise ValueError("it is not a mapping")
-    identity = Identity.model_validate(details.pop("identity"))
-    if get_text(attributes, "fingerprint") != identity.fingerprint:
+    identity, fingerprint = _identity(json.dumps(details.pop("identity")))
+    if get_text(attributes, "fingerprint") != fingerprint:
         raise ValueError("the fingerprint is not that of the configuration")
     return identity, details
+
+
+@lru_cache(maxsize=8)
+def _identity(text: str) -> tuple[Identity, str]:
+    """Check an identity, and hash it, once for all files that have the same."""
+    identity = Identity.model_validate_json(text)
+    return identity, identity.fingerprint
 
 
 def config_digest(kind: str, config: str) -> str:

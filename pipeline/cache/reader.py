@@ -20,6 +20,7 @@ from pipeline.cache.files import (
     UNREADABLE,
     get_text,
     open_described,
+    open_readable,
 )
 from pipeline.cache.forms import require_form, require_values
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards
@@ -75,13 +76,22 @@ class Handles:
 
 
 def _open_shard(path: Path, digest: str) -> h5py.File:
-    file = open_described(path, "shard")[0]
-    if get_text(file.attrs, "xxh3") != digest:
+    """Open a shard whose header has been read before; what it is to say is known."""
+    file = open_readable(path)
+    if not _has_digest(file, digest):
         file.close()
+        open_described(path, "shard")[0].close()  # may have better words
         raise CacheMismatchError(
             f"{path}: was written anew while it was being read; run this again"
         )
     return file
+
+
+def _has_digest(file: h5py.File, digest: str) -> bool:
+    try:
+        return get_text(file.attrs, "xxh3") == digest
+    except UNREADABLE:
+        return False
 
 
 class FeatureCache:
