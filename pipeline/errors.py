@@ -16,6 +16,7 @@
     ├── HeadError (ValueError)           use a head that belongs to this cache or backbone
     ├── BusyError                        wait for the other run, or write somewhere else
     ├── DeviceMemoryError (MemoryError)  use smaller input, or the CPU
+    ├── PeerLostError                    see what the other process said, and run it again
     └── WriteError (OSError)             see to the folder's rights, or write somewhere else
         └── SpaceError                   make room, or write somewhere else
 
@@ -82,6 +83,10 @@ class BusyError(PipelineError):
 
 class DeviceMemoryError(PipelineError, MemoryError):
     """A single image needs more memory than the GPU has."""
+
+
+class PeerLostError(PipelineError):
+    """A process that this one works together with has ended, or cannot be reached."""
 
 
 class WriteError(PipelineError, OSError):

@@ -111,7 +111,9 @@ def _setting(text: str) -> tuple[str, Any]:
     "Examples:\n"
     "  pipeline fit-dense --cache cache/vgg11 --init sparse.safetensors --out dense.safetensors\n"
     "  pipeline fit-dense --cache cache/vgg11 --init sparse.safetensors \\\n"
-    "                     --out dense.safetensors --epochs 10 --validate-on held-out",
+    "                     --out dense.safetensors --epochs 10 --validate-on held-out\n"
+    "  torchrun --nproc-per-node 2 -m pipeline fit-dense --cache cache/vgg11 \\\n"
+    "           --init sparse.safetensors --out dense.safetensors",
 )
 @cache_option
 @click.option("--init", type=PATH, required=True, metavar="HEAD", help="Head to begin with.")
@@ -162,7 +164,8 @@ def fit_dense(
 ) -> None:
     """Turn a head into 1x1 convolutions and train it on every pixel, from the cache alone.
 
-    An interrupted run goes on from its last epoch to the same result.
+    An interrupted run goes on from its last epoch to the same result. Under torchrun, several
+    processes divide every batch among them.
     """
     from pipeline.cli.console import Console
     from pipeline.params import override
@@ -181,4 +184,5 @@ def fit_dense(
         device=device,
         progress=Console(),
     )
-    click.echo(f"{result.head}: epoch {result.history['best_epoch']} kept")
+    if result.rank == 0:
+        click.echo(f"{result.head}: epoch {result.history['best_epoch']} kept")

@@ -9,10 +9,12 @@ upsampling"): every tap is multiplied at its own resolution and the results are 
 up to the first nonlinearity, from where on the head works pixel by pixel.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pipeline.errors import HeadError
 from pipeline.hypercolumn.geometry import Geometry
@@ -148,10 +150,20 @@ class DenseHead(nn.Module):
 
     def classify(self, first: Tensor) -> Tensor:
         """Turn the first layer's outputs (n, K_1) into logits (n, n_classes)."""
-        activate = ACTIVATIONS[self.activation]
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            first = activate(first) @ weight.T + bias
-        return first
+        return _later_layers(first, self.later, self.activation)
+
+    @property
+    def later(self) -> list[Tensor]:
+        """Weight and bias of every layer but the first, one after the other."""
+        pairs = zip(self.weights[1:], self.biases[1:], strict=True)
+        return [tensor for pair in pairs for tensor in pair]
+
+
+def _later_layers(first: Tensor, layers: Sequence[Tensor], activation: str) -> Tensor:
+    activate = ACTIVATIONS[activation]
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        first = activate(first) @ weight.T + bias
+    return first
 
 
 def _parameter(values: Tensor) -> nn.Parameter:
@@ -159,7 +171,7 @@ def _parameter(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format))
 
 
-def backpropagate(
+def head_loss(
     head: DenseHead,
     table: Tensor,
     plan: Resampler,
@@ -169,11 +181,12 @@ def backpropagate(
     class_weights: Tensor,
     smoothing: Tensor,
     normalizer: float,
-) -> float:
-    """Add the gradient of the cross-entropy over all pixels of one image to the parameters.
+) -> Tensor:
+    """Compute the cross-entropy over all pixels of one image, to be differentiated.
 
-    The pixels are taken in blocks, so that no more than one map of hidden gradients is ever held;
-    the result is that of one backward pass over the whole image.
+    The pixels are taken in blocks, and their gradients computed with the loss itself, so that no
+    more than one map of hidden gradients is ever held; calling ``backward`` on the result gives
+    what one backward pass over the whole image would give.
 
     Parameters
     ----------
@@ -195,32 +208,65 @@ def backpropagate(
 
     Returns
     -------
-    float
+    Tensor of shape ()
         The loss, summed over pixels and divided by ``normalizer``.
     """
-    cells = table.detach()
-    gradient = cells.new_empty(len(label), cells.shape[1])
-    total = torch.zeros((), device=cells.device)
-    for start, stop in _blocks(len(label), cells.shape[1]):
-        first = plan.pixels(cells, start, stop).requires_grad_()
-        loss = smoothed_cross_entropy(
-            head.classify(first).float(),
+
+    def of_block(first: Tensor, layers: Sequence[Tensor], start: int, stop: int) -> Tensor:
+        summed = smoothed_cross_entropy(
+            _later_layers(first, layers, head.activation).float(),
             label[start:stop],
             void=void,
             class_weights=class_weights,
             smoothing=smoothing,
         )
-        (loss / normalizer).backward()  # type: ignore[no-untyped-call]
-        gradient[start:stop] = torch.as_tensor(first.grad)
-        total += loss.detach()
-    table.backward(plan.adjoint(gradient))  # type: ignore[no-untyped-call]
-    return float(total) / normalizer
+        return summed / normalizer
+
+    loss: Tensor = _BlockwiseLoss.apply(of_block, plan, len(label), table, *head.later)
+    return loss
+
+
+class _BlockwiseLoss(torch.autograd.Function):
+    """A sum over blocks of pixels, of which the gradients are computed along with the value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        of_block: Callable[[Tensor, Sequence[Tensor], int, int], Tensor],
+        plan: Resampler,
+        pixels: int,
+        table: Tensor,
+        *layers: Tensor,
+    ) -> Tensor:
+        """Give the sum of ``of_block(first layer's outputs, later layers, start, stop)``."""
+        cells = table.detach()
+        leaves = [layer.detach().requires_grad_() for layer in layers]
+        gradient = cells.new_empty(pixels, cells.shape[1])
+        total = torch.zeros((), device=cells.device)
+        for start, stop in _blocks(pixels, cells.shape[1]):
+            first = plan.pixels(cells, start, stop).requires_grad_()
+            with torch.enable_grad():
+                loss = of_block(first, leaves, start, stop)
+            loss.backward()  # type: ignore[no-untyped-call]
+            gradient[start:stop] = torch.as_tensor(first.grad)
+            total += loss.detach()
+        ctx.plan = plan
+        ctx.save_for_backward(gradient, *(leaf.grad for leaf in leaves))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the gradients, times that of the sum."""
+        gradient, *of_layers = ctx.saved_tensors
+        of_table = ctx.plan.adjoint(gradient, scale)
+        return (None, None, None, of_table, *(scale * of_layer for of_layer in of_layers))
 
 
 def smoothed_cross_entropy(
     logits: Tensor, label: Tensor, *, void: int, class_weights: Tensor, smoothing: Tensor
 ) -> Tensor:
-    """Sum the cross-entropy of pixels (n, n_classes); see :func:`backpropagate`.
+    """Sum the cross-entropy of pixels (n, n_classes); see :func:`head_loss`.
 
     The target of a pixel of class y is ``(1 - sum(smoothing)) * onehot(y) + smoothing``, and its
     loss counts ``class_weights[y]`` times.

@@ -69,8 +69,11 @@ class Resampler:
         weights = self._weights[start:stop].to(table.dtype)
         return embedding_bag(self._cells[start:stop], table, per_sample_weights=weights, mode="sum")
 
-    def adjoint(self, pixels: Tensor) -> Tensor:
-        """Compute the product of the transposed matrix with ``pixels`` (H*W, K): (rows, K)."""
+    def adjoint(self, pixels: Tensor, scale: Tensor) -> Tensor:
+        """Compute the product of the transposed matrix with ``pixels`` (H*W, K): (rows, K).
+
+        It is multiplied by ``scale``, a tensor of one value, in passing.
+        """
         if self._adjoint is None:
             self._adjoint = self._transpose()
         reads, first, weights = self._adjoint
@@ -78,7 +81,7 @@ class Resampler:
             reads,
             pixels,
             offsets=first,
-            per_sample_weights=weights.to(pixels.dtype),
+            per_sample_weights=(weights * scale).to(pixels.dtype),
             mode="sum",
         )
 

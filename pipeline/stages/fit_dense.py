@@ -1,6 +1,7 @@
 """Stage two, second half: the classifier as 1x1 convolutions, trained on every pixel."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from pipeline.progress import Progress, Silent
 from pipeline.software import versions
 from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.evaluate import labels_of, score_image
-from pipeline.training import DenseTrainer, TrainingRun, TrainSettings
+from pipeline.training import DenseTrainer, Team, TrainingRun, TrainSettings, joined_team
 
 HELD_OUT = "held-out"
 """In place of a split's name: the training images that the initial head was not fitted on."""
@@ -37,10 +38,13 @@ class FitDenseResult:
     history : dict of str to list
         Per epoch, the initial head as epoch 0: ``epoch``, ``train_loss``, ``val_loss``,
         ``val_pixel_accuracy``, ``val_mean_iou``; and ``best_epoch``, the one that was kept.
+    rank : int
+        Of several processes, which one this is; the first one, 0, has written the file.
     """
 
     head: Path
     history: dict[str, Any]
+    rank: int = 0
 
 
 def fit_dense(
@@ -60,6 +64,9 @@ def fit_dense(
 
     After every epoch a checkpoint is written beside ``out``; a run that was interrupted goes on
     from it to the same result, and it is removed at the end.
+
+    Processes that ``torchrun`` has started divide every batch among them, and the validation
+    images; up to rounding the result is that of one process. The first one writes.
 
     Parameters
     ----------
@@ -99,11 +106,11 @@ def fit_dense(
         If ``init`` was made from a cache of another identity.
     BusyError
         If another run is training ``out``.
+    PeerLostError
+        If another process of the same run has ended.
     """
-    out, progress = Path(out), progress or Silent()
-    settings = settings or TrainSettings()
+    out, settings = Path(out), settings or TrainSettings()
     opened = FeatureCache(cache)
-    where = choose_device(device)
     begin = load_head(init)
     if begin.dense is None:
         raise HeadError(
@@ -114,29 +121,33 @@ def fit_dense(
     training, validation = _divide(opened, begin, split, validate_on)
     if validation is None:
         keep = "last"
-    trainer = DenseTrainer(
-        begin,
-        settings,
-        steps_per_epoch=-(-len(training.image_ids) // settings.batch_size),
-        class_pixels=_class_pixels(training, settings),
-        device=where,
-    )
-    run = TrainingRun(
-        trainer,
-        checkpoint=out.with_name(out.name + ".checkpoint"),
-        key=_run_key(begin, settings, training, validation, keep),
-        keep_best=keep == "best",
-    )
-    with sole_writer(out):
-        if run.resume():
+    with joined_team(choose_device(device)) as team, _sole_writer(out, team):
+        progress = progress if progress is not None and team.leads else Silent()
+        trainer = DenseTrainer(
+            begin,
+            settings,
+            steps_per_epoch=-(-len(training.image_ids) // settings.batch_size),
+            class_pixels=_class_pixels(training, settings, team),
+            device=team.device,
+            team=team,
+        )
+        run = TrainingRun(
+            trainer,
+            checkpoint=out.with_name(out.name + ".checkpoint"),
+            key=_run_key(begin, settings, training, validation, keep),
+            keep_best=keep == "best",
+        )
+        if team.leads and run.resume():
             progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
-        else:
-            run.record(train_loss=None, validation=_validate(begin, trainer, validation, where))
+        run.follow(team)
+        if run.epochs_done < 0:
+            run.record(train_loss=None, validation=_validate(begin, trainer, validation, team))
             progress.say(_latest(run.history))
         for epoch in range(run.epochs_done + 1, settings.epochs + 1):
-            loss = _train_epoch(begin, trainer, training, settings, epoch, progress)
-            run.record(train_loss=loss, validation=_validate(begin, trainer, validation, where))
-            run.save()
+            loss = _train_epoch(begin, trainer, training, team, epoch, progress)
+            run.record(train_loss=loss, validation=_validate(begin, trainer, validation, team))
+            if team.leads:
+                run.save()
             progress.say(_latest(run.history))
         run.finish()
 
@@ -158,12 +169,17 @@ def fit_dense(
             selected_on=None if validation is None or keep == "last" else validation.name,
             software=versions(),
         )
-        save_head(out, replace(begin, info=info, dense=trainer.dense()))
-        if history is not None:
-            run.write_history(Path(history))
-        run.checkpoint.unlink(missing_ok=True)
+        if team.leads:
+            save_head(out, replace(begin, info=info, dense=trainer.dense()))
+            if history is not None:
+                run.write_history(Path(history))
+            run.checkpoint.unlink(missing_ok=True)
         opened.close()
-        return FitDenseResult(out, run.history)
+        return FitDenseResult(out, run.history, rank=team.rank)
+
+
+def _sole_writer(out: Path, team: Team) -> AbstractContextManager[None]:
+    return sole_writer(out) if team.leads else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -196,14 +212,14 @@ def _divide(
     return _Images(split, cached, rest), _Images(HELD_OUT, cached, held_out)
 
 
-def _class_pixels(images: _Images, settings: TrainSettings) -> Tensor:
+def _class_pixels(images: _Images, settings: TrainSettings, team: Team) -> Tensor:
     """Count the training pixels of each class."""
     identity = images.split.identity
     counts = np.zeros(256, np.int64)
-    for image_id in images.image_ids:
+    for image_id in team.share(images.image_ids):
         label = images.split.label(image_id, void_as_background=settings.void_as_background)
         counts += np.bincount(label[label != identity.void], minlength=256)
-    return torch.from_numpy(counts[: len(identity.classes)])
+    return team.total(torch.from_numpy(counts[: len(identity.classes)]))
 
 
 def _run_key(
@@ -230,11 +246,12 @@ def _train_epoch(
     head: Head,
     trainer: DenseTrainer,
     images: _Images,
-    settings: TrainSettings,
+    team: Team,
     epoch: int,
     progress: Progress,
 ) -> float:
     """Pass over all training images once, in an order of their own for every epoch."""
+    settings = trainer.settings
     order = np.random.default_rng([settings.seed, epoch]).permutation(len(images.image_ids))
     shuffled = [images.image_ids[i] for i in order]
     losses: list[float] = []
@@ -244,10 +261,11 @@ def _train_epoch(
     ):
         batch.append(image_id)
         if len(batch) == settings.batch_size or image_id == shuffled[-1]:
-            with memory_named(f"one of the images {', '.join(batch)}"):
-                losses.append(trainer.step(_load(head, images.split, batch, settings)))
+            share = team.share(batch)
+            with memory_named(f"one of the images {', '.join(share)}"):
+                losses.append(trainer.step(_load(head, images.split, share, settings)))
             batch = []
-    return float(np.mean(losses))
+    return float(team.total(torch.tensor(np.mean(losses))))
 
 
 def _load(
@@ -265,16 +283,17 @@ def _load(
 
 
 def _validate(
-    begin: Head, trainer: DenseTrainer, images: _Images | None, device: torch.device
+    begin: Head, trainer: DenseTrainer, images: _Images | None, team: Team
 ) -> dict[str, float | None]:
     """Measure the head as it is now, at the network's input size; void does not count."""
     if images is None:
         return {}
+    device = team.device
     head = replace(begin, dense=trainer.dense()).to(device)
     identity = begin.info.identity
     matrix = ConfusionMatrix(len(identity.classes), identity.void)
     loss, pixels = 0.0, 0
-    for image_id in images.image_ids:
+    for image_id in team.share(images.image_ids):
         scores = score_image(head, images.split, image_id, device)
         label = images.split.label(image_id)
         matrix.update(label, labels_of(scores))
@@ -283,6 +302,8 @@ def _validate(
             cross_entropy(scores[None], truth, ignore_index=identity.void, reduction="sum")
         )
         pixels += int((label != identity.void).sum())
+    matrix.counts = team.total(torch.from_numpy(matrix.counts)).numpy()
+    loss, pixels = team.total(torch.tensor([loss, pixels], dtype=torch.float64)).tolist()
     summary = matrix.summary(identity.classes)
     return {
         "val_loss": loss / pixels if pixels else None,

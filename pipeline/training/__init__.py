@@ -2,6 +2,14 @@
 
 from pipeline.training.balance import inverse_frequency
 from pipeline.training.run import TrainingRun
+from pipeline.training.team import Team, joined_team
 from pipeline.training.trainer import DenseTrainer, TrainSettings
 
-__all__ = ["DenseTrainer", "TrainSettings", "TrainingRun", "inverse_frequency"]
+__all__ = [
+    "DenseTrainer",
+    "Team",
+    "TrainSettings",
+    "TrainingRun",
+    "inverse_frequency",
+    "joined_team",
+]

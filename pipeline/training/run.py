@@ -11,8 +11,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from pipeline.errors import HeadError
+from pipeline.errors import HeadError, ParamsError
 from pipeline.tensorfile import read_tensors, write_tensors
+from pipeline.training.team import Team
 from pipeline.training.trainer import DenseTrainer
 from pipeline.wholefile import write_whole
 
@@ -101,6 +102,28 @@ class TrainingRun:
         self.trainer.restore(now)
         self._best = best
         return True
+
+    def follow(self, team: Team) -> None:
+        """Go on from where the first process of a team stands.
+
+        Raises
+        ------
+        ParamsError
+            If that one trains something else.
+        """
+        if team.size == 1:
+            return
+        key, history, now, best = team.agreed(
+            (self.key, self.history, self.trainer.state(), self._best)
+        )
+        if key != self.key:
+            raise ParamsError(
+                f"process {team.rank} was given another cache, head or settings than process 0; "
+                "give all of them the same"
+            )
+        if not team.leads:
+            self.history, self._best = history, best
+            self.trainer.restore(now)
 
     def write_history(self, path: Path) -> None:
         """Write the history as CSV, one row per epoch, for people and for DVC's plots."""

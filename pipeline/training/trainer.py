@@ -8,16 +8,20 @@ folded in again.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import HeadError
 from pipeline.heads import Head
-from pipeline.hypercolumn import DenseHead, backpropagate
+from pipeline.hypercolumn import DenseHead, head_loss
 from pipeline.training.balance import ClassWeights, inverse_frequency
+from pipeline.training.team import Team
+
+Image: TypeAlias = tuple[Sequence[Tensor], Tensor]
+"""The maps that hypercolumns are read from, each (C_t, h_t, w_t), and the label (H, W)."""
 
 
 class TrainSettings(BaseModel):
@@ -72,6 +76,8 @@ class DenseTrainer:
         Pixels of each class in the training set.
     device : torch.device
         Where to compute.
+    team : Team, optional
+        The processes that take the steps together; by default this one alone.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class DenseTrainer:
         steps_per_epoch: int,
         class_pixels: Tensor,
         device: torch.device,
+        team: Team | None = None,
     ) -> None:
         dense = head.dense
         if dense is None:
@@ -110,7 +117,12 @@ class DenseTrainer:
         self._class_weights = inverse_frequency(class_pixels).to(device) if inverse else uniform
         # A class that is nowhere to be seen has a logit far below all others: not to be smoothed.
         seen = (class_pixels > 0).float().to(device)
-        self._smoothing = settings.label_smoothing * seen / seen.sum().clamp(min=1)
+        smoothing = settings.label_smoothing * seen / seen.sum().clamp(min=1)
+        self._team = team or Team(device)
+        image_loss = _ImageLoss(
+            self._head, self._mean, self._scale, void=self.void, smoothing=smoothing
+        )
+        self._loss = self._team.joined(image_loss)
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": list(self._head.weights), "weight_decay": settings.weight_decay},
@@ -121,23 +133,26 @@ class DenseTrainer:
         self._steps = 0
         self._total_steps = max(1, settings.epochs * steps_per_epoch)
 
-    def step(self, batch: Sequence[tuple[Sequence[Tensor], Tensor]]) -> float:
-        """Take one optimiser step.
+    def step(self, batch: Sequence[Image]) -> float:
+        """Take one optimiser step, together with the rest of the team.
 
         Parameters
         ----------
         batch : sequence of (maps, label)
-            For each image the maps that hypercolumns are read from, float (C_t, h_t, w_t), and its
-            label, uint8 (H, W), on any device.
+            This process's share of the batch, maybe empty: for each image the maps that
+            hypercolumns are read from, float (C_t, h_t, w_t), and its label, uint8 (H, W), on any
+            device.
 
         Returns
         -------
         float
-            The loss: weighted mean of the cross-entropy over the batch's pixels.
+            This process's part of the loss, which is the weighted mean of the cross-entropy over
+            the batch's pixels.
         """
         labels = [label.to(self.device).long() for _, label in batch]
         class_weights = self._class_weights
-        pixels = torch.stack([self._count(label) for label in labels]).sum(dim=0)
+        pixels = torch.zeros(self._head.n_classes, dtype=torch.long, device=self.device)
+        pixels = self._team.total(sum((self._count(label) for label in labels), pixels))
         if self.settings.class_weights == "batch":
             class_weights = inverse_frequency(pixels)
         normalizer = float((pixels * class_weights).sum())
@@ -148,27 +163,25 @@ class DenseTrainer:
             group["lr"] = self._learning_rate()
         self._optimizer.zero_grad()
         loss = 0.0
-        for (maps, _), label in zip(batch, labels, strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-                weight = self._head.weights[0] / self._scale
-                bias = self._head.biases[0] - weight @ self._mean
-                size = (label.shape[0], label.shape[1])
-                # One image at a time is on the device, however large the batch.
-                used = [m.to(self.device) for m in maps]
-                table, plan = self._head.project(used, size, weight, bias)
-                loss += backpropagate(
-                    self._head,
-                    table,
-                    plan,
-                    label.flatten(),
-                    void=self.void,
-                    class_weights=class_weights,
-                    smoothing=self._smoothing,
-                    normalizer=normalizer,
-                )
+        share = [(maps, label) for (maps, _), label in zip(batch, labels, strict=True)]
+        # One image at a time is on the device, however large the batch.
+        for image in share[:-1]:
+            with self._team.apart(self._loss):
+                loss += self._add_gradients(image, class_weights, normalizer)
+        last = share[-1] if share else None
+        loss += self._add_gradients(last, class_weights, normalizer)
         self._optimizer.step()
         self._steps += 1
         return loss
+
+    def _add_gradients(
+        self, image: Image | None, class_weights: Tensor, normalizer: float
+    ) -> float:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+            loss = self._loss(image, class_weights, normalizer)
+        # The team's gradients are averaged, while its parts of the loss add up.
+        (loss * self._team.size).backward()
+        return float(loss.detach())
 
     def dense(self) -> DenseHead:
         """Give the head as it is now, the scaler folded in."""
@@ -218,3 +231,34 @@ class DenseTrainer:
             return self.settings.learning_rate
         progress = min(1.0, self._steps / self._total_steps)
         return self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+class _ImageLoss(nn.Module):
+    """The loss of one image, or of none, as part of that of a batch."""
+
+    def __init__(
+        self, head: DenseHead, mean: Tensor, scale: Tensor, *, void: int, smoothing: Tensor
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self._mean, self._scale, self._void, self._smoothing = mean, scale, void, smoothing
+
+    def forward(self, image: Image | None, class_weights: Tensor, normalizer: float) -> Tensor:
+        """Give the loss, with a gradient for every parameter even without an image."""
+        if image is None:
+            return 0.0 * torch.stack([p.sum() for p in self.head.parameters()]).sum()
+        maps, label = image
+        weight = self.head.weights[0] / self._scale
+        bias = self.head.biases[0] - weight @ self._mean
+        used = [m.to(label.device) for m in maps]
+        table, plan = self.head.project(used, (label.shape[0], label.shape[1]), weight, bias)
+        return head_loss(
+            self.head,
+            table,
+            plan,
+            label.flatten(),
+            void=self._void,
+            class_weights=class_weights,
+            smoothing=self._smoothing,
+            normalizer=normalizer,
+        )
