@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.stages.extract import extract
     from pipeline.stages.fit_dense import fit_dense
     from pipeline.stages.fit_sparse import fit_sparse
+    from pipeline.stages.parallel import Workers
     from pipeline.stages.predict import Segmenter, predict
     from pipeline.stages.report import report
     from pipeline.training import TrainSettings
@@ -46,6 +47,7 @@ _MODULES = {
     "pipeline.stages.extract": ("extract",),
     "pipeline.stages.fit_dense": ("fit_dense",),
     "pipeline.stages.fit_sparse": ("fit_sparse",),
+    "pipeline.stages.parallel": ("Workers",),
     "pipeline.stages.predict": ("Segmenter", "predict"),
     "pipeline.stages.report": ("report",),
     "pipeline.training": ("TrainSettings",),
@@ -67,6 +69,7 @@ __all__ = [
     "Segmenter",
     "TrainSettings",
     "VocDataset",
+    "Workers",
     "check_dataset",
     "draw_samples",
     "evaluate",

@@ -17,6 +17,7 @@ from pipeline.cache.inventory import (
 from pipeline.cache.manifest import (
     MANIFEST_NAME,
     Manifest,
+    SplitSummary,
     manifest_of,
     read_manifest,
     write_manifest,
@@ -58,6 +59,7 @@ __all__ = [
     "ShardHeader",
     "ShardPlan",
     "Sources",
+    "SplitSummary",
     "Stock",
     "StoredImage",
     "alone_in",

@@ -1,7 +1,7 @@
 """``pipeline extract``: stage one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -22,7 +22,11 @@ from pipeline.cli.options import (
     "  pipeline extract --backbone squeezenet1_0 --weights squeezenet.safetensors \\\n"
     "                   --dataset my-data --split train --out cache/mine --input-size short:320\n"
     "  pipeline extract --backbone resnet18 --tap conv1 --tap layer2.0.conv1 \\\n"
-    "                   --tap layer4.1.conv2 --dataset my-data --out cache/resnet18"
+    "                   --tap layer4.1.conv2 --dataset my-data --out cache/resnet18\n"
+    "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 --workers 8\n"
+    "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 \\\n"
+    "                   --backend dask --address tcp://scheduler:8786\n"
+    "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 --part 3/16"
 )
 @click.option("--backbone", help="vgg11, squeezenet1_0, alexnet, or another torchvision network.")
 @click.option(
@@ -76,6 +80,22 @@ from pipeline.cli.options import (
 )
 @click.option("--seed", type=int, help="Seed of random weights [default: 0].")
 @feature_options
+@click.option(
+    "--workers", type=int, metavar="N", help="Processes that share the work [default: 1]."
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["loky", "dask", "ray"]),
+    default="loky",
+    show_default=True,
+    help="Where they are: on this machine, or in a cluster of dask or ray.",
+)
+@click.option("--address", help="The cluster's: for dask, its scheduler's, tcp://host:8786.")
+@click.option(
+    "--part",
+    metavar="3/16",
+    help="Write only the third of sixteen parts of the shards, and wait for no other part.",
+)
 @click.option("--replace", is_flag=True, help="Overwrite a cache that was made otherwise.")
 @device_option
 @params_option
@@ -85,6 +105,10 @@ def extract(
     classes: str | None,
     void: int | None,
     device: str,
+    workers: int | None,
+    backend: Literal["loky", "dask", "ray"],
+    address: str | None,
+    part: str | None,
     replace: bool,
     params_path: Path | None,
     **options: Any,
@@ -92,7 +116,7 @@ def extract(
     """Run a frozen backbone over a data set and write its feature cache.
 
     Finished shards are kept: an interrupted run goes on where it stopped, and a complete one is
-    checked in seconds.
+    checked in seconds. Neither --workers nor --part change a bit of the result.
     """
     from pipeline.backbones import Preprocessing, load_backbone
     from pipeline.cli.console import Console
@@ -101,7 +125,14 @@ def extract(
     from pipeline.params import override
     from pipeline.stages.device import choose_device
     from pipeline.stages.extract import extract as run
+    from pipeline.stages.parallel import Workers
+    from pipeline.stages.part import Part
 
+    if workers is None and backend == "loky":
+        workers = 1
+    engine = Workers(workers, backend, address)
+    if part is not None:
+        Part.parse(part)  # before anything is loaded
     params = with_features(read_params(params_path), options)
     for name in ("taps", "splits"):
         options[name] = options[name] or None
@@ -138,6 +169,8 @@ def extract(
         drawing=params.drawing(),
         on_error=chosen.on_error,
         replace=replace,
+        workers=engine,
+        part=part,
         progress=Console(),
     )
     for split, image_id, reason in result.skipped:
@@ -146,3 +179,5 @@ def extract(
         f"{result.cache}: {result.images} images, {result.computed} computed now, "
         f"{len(result.skipped)} skipped, fingerprint {result.fingerprint}"
     )
+    if result.missing:
+        click.echo(f"{result.missing} shards are left to the other parts")

@@ -1,20 +1,23 @@
 """Stage one: a frozen backbone over every image, its taps and a few pixel samples into HDF5."""
 
+import secrets
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
+from dataclasses import replace as copy
 from pathlib import Path
 from typing import Literal
 
 from pipeline.backbones import Backbone, Preprocessing
-from pipeline.cache import Drawing, FeatureCache
+from pipeline.cache import Drawing, total_images
 from pipeline.data import VocDataset
-from pipeline.errors import DataError
 from pipeline.identity import Identity, TapIdentity
+from pipeline.locks import Lock
 from pipeline.progress import Progress, Silent
 from pipeline.stages.image_records import ImageRecords
+from pipeline.stages.parallel import Workers, shown
+from pipeline.stages.part import Part
 from pipeline.stages.shard_work import ShardWork
-from pipeline.stages.split_samples import SplitSamples
+from pipeline.stages.worker import WorkerJob, portable_weights, written_since
 
 
 @dataclass
@@ -29,6 +32,8 @@ class ExtractResult:
         Images the cache holds now, over all splits.
     computed : int
         Images the backbone was run on; the others were there already.
+    missing : int
+        Shards that other parts have still to write.
     skipped : list of (split, image id, reason)
         Images, and lines of split files, that were left out, with ``on_error="skip"``.
     """
@@ -37,6 +42,7 @@ class ExtractResult:
     fingerprint: str
     images: int = 0
     computed: int = 0
+    missing: int = 0
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
 
 
@@ -56,6 +62,8 @@ def extract(
     on_error: Literal["stop", "skip"] = "stop",
     replace: bool = False,
     thorough: bool = False,
+    workers: Workers | int = 1,
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> ExtractResult:
     """Write the feature cache of a data set.
@@ -97,6 +105,13 @@ def extract(
     thorough : bool
         Whether to read everything that is there, and to compute again what does not match its
         digest.
+    workers : int or Workers
+        How many processes of this machine do it, or which ones of a cluster. They load the backbone
+        anew, and change no bit.
+    part : str, optional
+        ``"3/16"`` writes the third of sixteen parts of the shards and waits for no other part. The
+        run with which a split becomes complete puts its samples together, and the run with which
+        the last split does writes the manifest and the index.
     progress : Progress, optional
         What to report to.
 
@@ -116,8 +131,13 @@ def extract(
         If another process extracts something else into ``out``.
     SpaceError
         If there is not enough room.
+    ParamsError
+        If there is no such part, or the workers cannot be had.
+    PeerLostError
+        If a worker was killed.
     """
     out = Path(out)
+    workers = Workers(workers) if isinstance(workers, int) else workers
     preprocessing = preprocessing or Preprocessing()
     drawing = drawing or Drawing()
     progress = progress or Silent()
@@ -142,18 +162,33 @@ def extract(
         skip=on_error == "skip",
         progress=progress,
     )
-    work.plan(splits)
+    work.plan(splits, Part() if part is None else Part.parse(part))
     with work.session(replace=replace, thorough=thorough):
         computed = 0
-        for split in splits:  # one after the other: each can be used as soon as it is there
-            computed += work.write_shards(split)
-            with closing(FeatureCache(out)) as cache:
-                if not len(cache[split]):
-                    raise DataError(
-                        f"{dataset.root}: not one image of '{split}' can be used; "
-                        "run 'pipeline data check'"
-                    )
-                SplitSamples(out, cache[split], drawing, progress).write()
+        if not workers.is_this_process:
+            job = WorkerJob(
+                out=out.absolute(),
+                leash=out.absolute() / f".workers-{secrets.token_hex(4)}.lock",
+                dataset=copy(dataset, root=dataset.root.absolute()),
+                dataset_name=dataset.root.name,
+                identity=identity,
+                weights=portable_weights(backbone),
+                seed=backbone.seed,
+                device=str(backbone.device),
+                preprocessing=preprocessing,
+                drawing=drawing,
+                plans=work.plans.moved_to(out.absolute()),
+                images_per_shard=images_per_shard,
+                compression=compression,
+                batch_size=batch_size,
+                skip=on_error == "skip",
+                replace=replace,
+                thorough=thorough,
+                threads=workers.threads,
+            )
+            computed += _run(workers, job, work, progress)
+        computed += work.write()  # what the workers have left to do: nothing
+        missing = sum(work.missing(split) for split in splits)
         made_from = {
             "dataset": str(dataset.root),
             "weights": backbone.source,
@@ -163,19 +198,32 @@ def extract(
             "drawing": drawing.model_dump(mode="json"),
             "on_error": on_error,
         }
-        manifest = work.write_lists(made_from)
+        found = work.found() if missing else work.write_lists(made_from).splits
     return ExtractResult(
         out,
         identity.fingerprint,
-        images=sum(manifest.splits[split].images for split in splits),
+        images=sum(found[split].images for split in splits if split in found),
         computed=computed,
+        missing=missing,
         skipped=[
             (split, what, reason)
             for split in splits
-            for found in (manifest.splits[split].bad_lines, manifest.splits[split].skipped)
-            for what, reason in found.items()
+            if split in found
+            for left_out in (found[split].bad_lines, found[split].skipped)
+            for what, reason in left_out.items()
         ],
     )
+
+
+def _run(workers: Workers, job: WorkerJob, work: ShardWork, progress: Progress) -> int:
+    """Have workers do all there is to do; give how many images they computed."""
+    left = work.left()
+    lock = Lock.take(job.leash) if left else None
+    if lock is None:
+        return 0
+    total = total_images(left)
+    with lock, shown(progress, written_since(left), total=total, unit="images", what="extracting"):
+        return sum(workers.run(job))
 
 
 def identity_of(

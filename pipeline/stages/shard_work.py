@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from pipeline.cache import (
     Manifest,
     SampleDrawer,
     ShardPlan,
+    Sources,
+    SplitSummary,
     Stock,
     StoredImage,
     changed_images,
@@ -38,14 +41,15 @@ from pipeline.cache import (
     writing,
     written_shard,
 )
-from pipeline.errors import CacheError
+from pipeline.errors import CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.progress import Progress
 from pipeline.software import versions
 from pipeline.stages.device import on_one_thread
 from pipeline.stages.image_records import ImageRecords
+from pipeline.stages.part import Part, Plans
 from pipeline.stages.room import bytes_of_samples, bytes_of_shards, require_room
-from pipeline.stages.split_samples import remove_shard_samples
+from pipeline.stages.split_samples import remove_shard_samples, write_split_samples
 
 _NAMED = 5
 """How many of many images are named in a line."""
@@ -90,22 +94,27 @@ class ShardWork:
         self._records, self._progress = records, progress
         self._images_per_shard, self._compression = images_per_shard, compression
         self._dataset, self._skip = dataset, skip
-        self._plans: dict[str, list[ShardPlan]] = {}
-        self._bad_lines: dict[str, dict[str, str]] = {}
+        self.plans = Plans()
         self._unsound: set[Path] = set()
 
-    def plan(self, splits: Sequence[str]) -> None:
-        """Read the split files and digest the images and masks.
+    def plan(self, splits: Sequence[str], part: Part) -> None:
+        """Read the split files and digest the images and masks of a part of the shards.
 
         Raises
         ------
         DataError
             If one cannot be read, and is not to be skipped.
         """
+        self.plans = Plans(part=part)
         for split in splits:
-            image_ids, self._bad_lines[split] = self._records.listed(split)
-            sources = self._records.sources(image_ids)
-            self._plans[split] = plan_shards(self._out, split, sources, self._images_per_shard)
+            image_ids, self.plans.bad_lines[split] = self._records.listed(split)
+            unread: dict[str, Sources] = {image_id: {} for image_id in image_ids}
+            self.plans.shards[split] = [
+                replace(plan, sources=self._records.sources(tuple(plan.sources)))
+                if part.holds(plan)
+                else plan
+                for plan in plan_shards(self._out, split, unread, self._images_per_shard)
+            ]
 
     @contextmanager
     def session(self, *, replace: bool, thorough: bool) -> Iterator[None]:
@@ -120,7 +129,9 @@ class ShardWork:
         BusyError
             If another process extracts something else there.
         """
-        everything = [plan for plans in self._plans.values() for plan in plans]
+        shards = self.plans.shards
+        everything = [plan for plans in shards.values() for plan in plans]
+        own = [plan for split in shards for plan in self.plans.own(split)]
 
         known = False  # whether it has been said what is to be done
 
@@ -129,33 +140,33 @@ class ShardWork:
             if not replace:
                 refuse_other_cache(self._out, self._identity)
             self._announce()
-            self._look_ahead(everything)
+            self._look_ahead(own)
             make_way(self._out, everything, self._identity)
             known = True
 
         def begin_split(split: str) -> None:
             if not known:
-                self._look_ahead(self._plans[split])
-            set_aside(self._out, self._plans[split])
+                self._look_ahead(self.plans.own(split))
+            set_aside(self._out, shards[split])
             if thorough:
                 self._remove_damaged_samples(split)
 
         def end_split(split: str) -> None:
+            if self.missing(split):
+                return  # the other parts still need what is there
             for path in retired_shards(self._out, split):
                 path.unlink()
             remove_shard_samples(self._out, split)
 
         if thorough:
-            checked = self._progress.track(
-                everything, total=len(everything), unit="shards", what="verifying"
-            )
+            checked = self._progress.track(own, total=len(own), unit="shards", what="verifying")
             self._unsound = {plan.path for plan in checked if not self._is_sound(plan)}
         with ExitStack() as sessions:
             join = sessions.enter_context
             join(joint_session(self._out, self._identity.fingerprint, begin=begin))
             if not known:
                 self._announce()
-            for split in sorted(self._plans):  # in one order, lest two wait for one another
+            for split in sorted(shards):  # in one order, lest two wait for one another
                 join(
                     joint_session(
                         self._out,
@@ -165,13 +176,40 @@ class ShardWork:
                         end=partial(end_split, split),
                     )
                 )
-            if done := sum(len(plan.sources) for plan in everything if self._is_done(plan)):
+            if done := sum(len(plan.sources) for plan in own if self._is_done(plan)):
                 self._progress.say(f"{done} images are in the cache already and stay as they are")
             yield
 
-    def write_shards(self, split: str) -> int:
-        """Write the shards of a split that are not there; give how many images were computed."""
-        left = [plan for plan in self._plans[split] if not self._is_done(plan)]
+    def write(self) -> int:
+        """Write shards, and the samples of splits that are complete; see :class:`Part`.
+
+        Returns
+        -------
+        int
+            How many images were computed.
+
+        Raises
+        ------
+        DataError
+            If no image of a split can be used.
+        """
+        computed = 0
+        for (
+            split
+        ) in self.plans.shards:  # one after the other: each can be used as soon as it is there
+            computed += self._write_shards(split)
+            self._write_samples(split)
+        if not self.plans.part.is_all:
+            for split in self.plans.shards:  # others may have completed it since
+                self._write_samples(split)
+        return computed
+
+    def _write_samples(self, split: str) -> None:
+        if self.missing(split) == 0:
+            write_split_samples(self._out, split, self._drawing, self._progress)
+
+    def _write_shards(self, split: str) -> int:
+        left = [plan for plan in self.plans.own(split) if not self._is_done(plan)]
         stock = Stock(self._out, self._identity)
         computed = 0
         # An interruption leaves nothing open, not even while somebody keeps its traceback.
@@ -182,11 +220,32 @@ class ShardWork:
                 computed += is_new
         return computed
 
+    def missing(self, split: str) -> int:
+        """Count the shards of a split that are not there, and are left to other parts."""
+        # Those with other images have been set aside.
+        others = (plan for plan in self.plans.shards[split] if not self.plans.part.holds(plan))
+        return sum(plan.header(self._identity) is None for plan in others)
+
+    def found(self) -> dict[str, SplitSummary]:
+        """Describe what is there of the splits."""
+        try:
+            cache = FeatureCache(self._out)
+        except CacheNotFoundError:
+            return {}
+        splits = manifest_of(cache, {}, self.plans.bad_lines).splits
+        return {name: found for name, found in splits.items() if name in self.plans.shards}
+
+    def left(self) -> list[ShardPlan]:
+        """List the shards that this run has still to write."""
+        own = (plan for split in self.plans.shards for plan in self.plans.own(split))
+        return [plan for plan in own if not self._is_done(plan)]
+
     def write_lists(self, made_from: Mapping[str, Any]) -> Manifest:
         """Write the index and the manifest of all that is there by now, by whomever."""
         with writing(self._out / MANIFEST_NAME):
             cache = FeatureCache(self._out)
-            manifest = manifest_of(cache, made_from, self._known_bad_lines() | self._bad_lines)
+            bad_lines = self._known_bad_lines() | self.plans.bad_lines
+            manifest = manifest_of(cache, made_from, bad_lines)
             write_index(cache)
             write_manifest(self._out, manifest)
         return manifest
@@ -265,9 +324,13 @@ class ShardWork:
 
     def _key(self, split: str, *, thorough: bool) -> str:
         """Hash what is to be done for a split."""
-        hasher = xxhash.xxh3_128(f"{self._drawing.model_dump_json()} {thorough}\n".encode())
-        for plan in self._plans[split]:
-            hasher.update(f"{plan.path.name} {list(plan.sources.items())}\n".encode())
+        whole = self.plans.part.is_all
+        settings = f"{self._drawing.model_dump_json()} {thorough} {whole}"
+        hasher = xxhash.xxh3_128(f"{settings}\n".encode())
+        for plan in self.plans.shards[split]:
+            # A part has not read the files of the others.
+            images = list(plan.sources.items()) if whole else list(plan.sources)
+            hasher.update(f"{plan.path.name} {images}\n".encode())
         return hasher.hexdigest()
 
     def _wait(self, count: int) -> None:
@@ -275,10 +338,13 @@ class ShardWork:
 
     def _announce(self) -> None:
         """Say what is about to happen."""
-        plans = self._plans
+        plans, part = self.plans.shards, self.plans.part
         images = ", ".join(f"{total_images(plans[split])} {split}" for split in plans)
         taps = ", ".join(f"{tap.name} ({tap.channels})" for tap in self._identity.taps)
         self._progress.say(f"images: {images}")
+        if not part.is_all:
+            own = ", ".join(f"{total_images(self.plans.own(split))} {split}" for split in plans)
+            self._progress.say(f"part {part} of them: {own}")
         self._progress.say(
             f"taps of {self._identity.backbone}: {taps}; "
             f"{sum(self._identity.tap_channels)} channels"
@@ -313,10 +379,13 @@ class ShardWork:
     def _unsampled(self, splits: Collection[str]) -> Iterator[list[str]]:
         """Give the images of each split whose samples are not what they shall be."""
         for split in splits:
-            headers = [plan.header(self._identity) for plan in self._plans[split]]
+            plans = self.plans.own(split)
+            headers = [plan.header(self._identity) for plan in plans]
             sources = {i: s for h in headers if h is not None for i, s in h.details.images.items()}
             path = samples_path(self._out, split)
-            if not all(self._is_done(plan) for plan in self._plans[split]):
-                yield [image_id for plan in self._plans[split] for image_id in plan.sources]
-            elif not samples_are_current(path, sources, self._identity, self._drawing):
+            if not all(self._is_done(plan) for plan in plans):
+                yield [image_id for plan in plans for image_id in plan.sources]
+            elif self.plans.part.is_all and not samples_are_current(
+                path, sources, self._identity, self._drawing
+            ):
                 yield list(sources)

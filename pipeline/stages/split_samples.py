@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.cache import (
     CachedSplit,
     Drawing,
+    FeatureCache,
     SampleDrawer,
     Sources,
     in_turn,
@@ -18,7 +19,7 @@ from pipeline.cache import (
     write_samples,
     writing,
 )
-from pipeline.errors import CacheDamagedError
+from pipeline.errors import CacheDamagedError, DataError
 from pipeline.progress import Progress
 
 
@@ -95,6 +96,23 @@ class SplitSamples:
 
     def _wait(self, count: int) -> None:
         self._progress.say(f"waiting for other processes, which are drawing {count} of the samples")
+
+
+def write_split_samples(directory: Path, split: str, drawing: Drawing, progress: Progress) -> None:
+    """Write the samples of a split of which all shards are there.
+
+    Raises
+    ------
+    DataError
+        If it has no image.
+    """
+    with closing(FeatureCache(directory)) as cache:
+        if not len(cache[split]):
+            raise DataError(
+                f"{cache[split].dataset}: not one image of '{split}' can be used; "
+                "run 'pipeline data check'"
+            )
+        SplitSamples(directory, cache[split], drawing, progress).write()
 
 
 def remove_shard_samples(directory: Path, split: str) -> None:
