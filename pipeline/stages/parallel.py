@@ -91,7 +91,9 @@ class Workers:
             if self.backend == "loky":
                 with _without_interrupts():
                     parallel(joblib.delayed(_begin)() for _ in range(count))
-            results: list[T] = parallel(joblib.delayed(task)(number) for number in range(count))
+            results: list[T] = parallel(
+                joblib.delayed(_do)(task, number) for number in range(count)
+            )
             return results
 
 
@@ -174,6 +176,11 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _do(task: Callable[[int], T], number: int) -> T:
+    """Run a task: what dask is given has to be hashable, which a task need not be."""
+    return task(number)
 
 
 def _begin() -> None:
