@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.cache import FeatureCache
 from pipeline.data import VOC_PALETTE
 from pipeline.errors import CacheMismatchError, ParamsError
 from pipeline.folders import make_folder
 from pipeline.heads import Head, load_head
+from pipeline.names import is_plain
 from pipeline.progress import Progress, Silent
 from pipeline.reporting import (
     HeadReport,
@@ -26,15 +28,30 @@ from pipeline.reporting import (
 from pipeline.stages.device import choose_device
 from pipeline.stages.evaluate import labels_of, score_image
 
-_NEEDED = {
-    "mean_iou",
-    "iou",
-    "confusion_matrix",
-    "cache_resolution",
-    "split",
-    "images",
-    "fingerprint",
-}
+_NAME_BYTES = 200  # the names of figures hold a little more, and partial files too
+
+
+class _Scores(BaseModel):
+    """What a page shows of a head at one resolution."""
+
+    model_config = ConfigDict(strict=True)
+
+    pixel_accuracy: float | None
+    mean_class_accuracy: float | None
+    mean_iou: float | None
+    frequency_weighted_iou: float | None
+    classes_counted: int
+
+
+class _Metrics(_Scores):
+    """What :func:`pipeline.evaluate` wrote, as far as a page needs it."""
+
+    iou: dict[str, float | None]
+    confusion_matrix: list[list[int]]
+    cache_resolution: _Scores
+    split: str
+    images: int
+    fingerprint: str
 
 
 def report(
@@ -85,12 +102,19 @@ def report(
     CacheMismatchError
         If a head or its metrics are of another cache.
     ParamsError
-        If a head lacks metrics or the other way round, or the metrics are of several splits.
+        If a head lacks metrics or the other way round, its name cannot be part of a file's, or
+        the metrics are damaged or of several splits.
     """
     out, progress = Path(out), progress or Silent()
     if heads.keys() != metrics.keys():
         odd = sorted(heads.keys() ^ metrics.keys())[0]
         raise ParamsError(f"'{odd}' needs both a head and its metrics")
+    for name in heads:
+        if not is_plain(name) or len(name.encode()) > _NAME_BYTES:
+            raise ParamsError(
+                f"{name!r} cannot name a head: its figures are called after it; "
+                "choose a short name without '/'"
+            )
     opened = FeatureCache(cache)
     loaded = {name: load_head(path, trusted=trusted) for name, path in heads.items()}
     for name, head in loaded.items():
@@ -188,13 +212,26 @@ def _read_metrics(path: Path, cache: FeatureCache) -> dict[str, Any]:
     except ValueError as error:
         raise ParamsError(f"{path}: not JSON; run 'pipeline evaluate' again") from error
     found: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-    if missing := _NEEDED - found.keys():
+    needed = _Metrics.model_fields.keys()
+    if missing := needed - found.keys():
         raise ParamsError(f"{path}: lacks {min(missing)}; run 'pipeline evaluate' again")
-    if found["fingerprint"] != cache.identity.fingerprint:
+    try:
+        read = _Metrics.model_validate(found)
+    except ValidationError as error:
+        key = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
+        raise ParamsError(f"{path}: {key} cannot be read; run 'pipeline evaluate' again") from error
+    if read.fingerprint != cache.identity.fingerprint:
         raise CacheMismatchError(
             f"{path}: measured on another cache than {cache.path}; run 'pipeline evaluate' again"
         )
-    return found
+    classes, matrix = cache.identity.classes, read.confusion_matrix
+    if read.iou.keys() != set(classes):
+        wrong = "its classes are not those of the cache"
+    elif {len(matrix), *map(len, matrix)} != {len(classes)}:
+        wrong = f"its confusion matrix is not one of {len(classes)} classes"
+    else:
+        return found
+    raise ParamsError(f"{path}: {wrong}; run 'pipeline evaluate' again")
 
 
 def _metadata(head: Head) -> dict[str, Any]:

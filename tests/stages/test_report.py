@@ -165,3 +165,36 @@ def test_metrics_that_are_none(
     with pytest.raises(ParamsError, match=expected) as caught:
         report(cache, heads, {"sparse": path}, tmp_path / "report")
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"mean_iou": "<script>"}, "mean_iou cannot be read"),
+        ({"classes_counted": None}, "classes_counted cannot be read"),
+        ({"cache_resolution": {"mean_iou": 0.5}}, "cache_resolution.pixel_accuracy cannot be read"),
+        ({"cache_resolution": []}, "cache_resolution cannot be read"),
+        ({"iou": {"cat": 0.5}}, "its classes are not those of the cache"),
+        ({"confusion_matrix": [[1, 2], [3, 4]]}, "its confusion matrix is not one of 7 classes"),
+        ({"confusion_matrix": "none"}, "confusion_matrix cannot be read"),
+    ],
+)
+def test_metrics_that_are_damaged(
+    cache: Path, made, tmp_path: Path, change: dict[str, object], expected: str
+) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(json.loads(made["metrics"]["sparse"].read_text()) | change))
+    heads = {"sparse": made["heads"]["sparse"]}
+    with pytest.raises(ParamsError) as caught:
+        report(cache, heads, {"sparse": path}, tmp_path / "report")
+    assert str(caught.value) == f"{path}: {expected}; run 'pipeline evaluate' again"
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["a/../../elsewhere/b", "../b", "a/b", "a\n", "n" * 230])
+def test_a_head_s_name_leads_nowhere(cache: Path, made, tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    heads, metrics = ({name: made[kind]["dense"]} for kind in ("heads", "metrics"))
+    with pytest.raises(ParamsError, match=r"cannot name a head: .*; choose a short name"):
+        report(cache, heads, metrics, tmp_path / "report")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere"]
