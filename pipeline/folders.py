@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from pipeline.errors import cannot_write
+from pipeline.errors import WriteError, cannot_write
 
 
 def make_folder(path: Path) -> None:
@@ -15,6 +15,7 @@ def make_folder(path: Path) -> None:
     WriteError
         If that cannot be done.
     """
+    _require_no_file(path)
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -22,6 +23,21 @@ def make_folder(path: Path) -> None:
             sync_folder(folder.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _require_no_file(path: Path) -> None:
+    """Raise WriteError if a file, or a link to nowhere, is where a folder would have to be."""
+    try:
+        # The nearest that there is; what it lies in is a folder, or it could not be there.
+        found = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not found.exists():
+            raise WriteError(
+                f"{found}: is a link that leads nowhere; make what it leads to, or remove it"
+            )
+        if not found.is_dir():
+            raise WriteError(f"{found}: is no folder; give another path, or remove it")
+    except (StopIteration, PermissionError):
+        return  # making the folder will tell
 
 
 def sync_folder(folder: Path) -> None:

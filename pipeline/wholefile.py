@@ -20,6 +20,7 @@ from pipeline.folders import make_folder, sync_folder
 from pipeline.locks import hold
 
 PARTIAL = ".partial"
+_RANDOM_BYTES = 4
 
 _SYNCED_AT_ONCE = 1 << 26
 """Bytes."""
@@ -140,12 +141,14 @@ def remove_leftovers(path: Path) -> None:
 
 def _partials(path: Path) -> list[Path]:
     pattern = "*".join(escape(part) for part in path.name.split("*"))
-    return sorted(path.parent.glob(f"{pattern}.*{PARTIAL}"))
+    # What somebody else calls notes.partial is theirs: eight hexadecimal digits are ours.
+    digits = "[0-9a-f]" * 2 * _RANDOM_BYTES
+    return sorted(path.parent.glob(f"{pattern}.{digits}{PARTIAL}"))
 
 
 def _open_partial(path: Path) -> tuple[Path, UnbufferedFile]:
     while True:
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{PARTIAL}")
         file = UnbufferedFile(partial, "x+b")
         held = False
         try:

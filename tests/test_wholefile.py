@@ -123,6 +123,9 @@ def test_leftovers_are_those_of_the_file_and_no_others(tmp_path: Path) -> None:
         tmp_path / "head1.safetensors.01234567.partial",
         tmp_path / "head[1].safetensors.checkpoint",
         tmp_path / "head[1].partial",
+        tmp_path / "head[1].safetensors.notes.partial",
+        tmp_path / "head[1].safetensors.0123456g.partial",
+        tmp_path / "thesis.2026.partial",
     ]
     for path in (*dead, *others):
         path.touch()
@@ -151,8 +154,16 @@ def test_a_full_disk_leaves_what_was_there_before(path: Path) -> None:
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="file: cannot be written"):
+    with pytest.raises(WriteError, match="file: is no folder; give another path, or remove it"):
         write_whole(tmp_path / "file" / "thing", "x")
+
+
+def test_a_folder_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(WriteError, match="link: is a link that leads nowhere; make"):
+        write_whole(tmp_path / "link" / "thing", "x")
+    with pytest.raises(WriteError, match="link: is a link that leads nowhere"):
+        write_whole(tmp_path / "link" / "new" / "thing", "x")
 
 
 def test_a_folder_in_its_place(path: Path) -> None:

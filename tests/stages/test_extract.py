@@ -158,7 +158,7 @@ def test_splits_can_be_added(run, tmp_path, values):
 
 def test_half_written_files_are_removed(run, tmp_path):
     run()
-    names = ["train-00000-of-00003.h5.0a1b2c3d.partial", "train-00000-of-00009.h5.partial"]
+    names = ["train-00000-of-00003.h5.0a1b2c3d.partial", "train-00000-of-00009.h5.0a1b2c3d.partial"]
     names += ["manifest.json.0a1b2c3d.partial", "val-samples.h5.0a1b2c3d.partial"]
     stale = [tmp_path / "cache" / name for name in names]
     for path in stale:
