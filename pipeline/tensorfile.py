@@ -35,7 +35,7 @@ def read_tensors(path: Path, *, kind: str, remedy: str) -> tuple[dict[str, Tenso
         If there is no such file, it is of another kind or version, or it is damaged.
     """
     if not path.is_file():
-        raise HeadError(f"{path}: no such file")
+        raise HeadError(f"{path}: no such file; correct the path, or {remedy}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -63,7 +63,7 @@ def one_line(text: object) -> str:
 
 def _require_kind(path: Path, metadata: dict[str, str], kind: str, remedy: str) -> None:
     if metadata.get("format") != kind:
-        raise HeadError(f"{path}: a safetensors file, but not a {kind}")
+        raise HeadError(f"{path}: a safetensors file, but not a {kind}; give another, or {remedy}")
     version = metadata.get("format_version")
     if version != str(FORMAT_VERSION):
         raise HeadError(

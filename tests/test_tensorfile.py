@@ -84,11 +84,11 @@ def test_swapped_tensors_are_found(path):
 
 
 def test_what_it_is_not(path, tmp_path):
-    with pytest.raises(HeadError, match="no such file"):
+    with pytest.raises(HeadError, match="no such file; correct the path, or make it again"):
         read(tmp_path / "nowhere")
     with pytest.raises(HeadError, match="no such file"):
         read(tmp_path)
-    with pytest.raises(HeadError, match="not a another-kind"):
+    with pytest.raises(HeadError, match="not a another-kind; give another, or make it again"):
         read_tensors(path, kind="another-kind", remedy=REMEDY)
     foreign = tmp_path / "weights.safetensors"
     save_file(TENSORS, foreign)

@@ -152,7 +152,8 @@ def test_fit_dense(cache: Path, sparse_head: Path, mistake: Mistake) -> None:
     def words(init: object, *more: object) -> tuple[object, ...]:
         return ("fit-dense", "--cache", cache, "--init", init, "--out", "dense", *more)
 
-    assert mistake(*words("none.safetensors")) == "none.safetensors: no such file"
+    gone = "none.safetensors: no such file; correct the path, or fit it again"
+    assert mistake(*words("none.safetensors")) == gone
     assert "options: epochs: " in mistake(*words(sparse_head, "--epochs", -1))
     assert "options: learning_rate: " in mistake(*words(sparse_head, "--learning-rate", 0))
     assert "no split 'test'" in mistake(*words(sparse_head, "--validate-on", "test"))
