@@ -19,6 +19,7 @@ from pipeline.cache import (
     samples_path,
 )
 from pipeline.errors import CacheError, CacheNotFoundError
+from pipeline.identity import Identity
 from pipeline.progress import Progress, Silent
 
 
@@ -69,16 +70,17 @@ def inspect_cache(path: Path | str) -> dict[str, Any]:
     problems = [str(error) for error in unreadable.values()]
     if not headers:
         raise next(iter(unreadable.values()))
-    identity = headers[0].identity
-    made_from: dict[str, Any] = {}
+    made_from, claimed = {}, ""
     try:
-        made_from = read_manifest(path).made_from
+        manifest = read_manifest(path)
+        made_from, claimed = manifest.made_from, manifest.fingerprint
     except CacheError as error:
         problems.append(str(error))
+    identity = _identity(headers, claimed)
     splits: dict[str, dict[str, Any]] = {}
     for header in headers:
         if differences := header.identity.differences(identity):
-            problems.append(f"{header.path}: made otherwise ({'; '.join(differences)})")
+            problems.append(_made_otherwise(header, differences))
             continue
         details = header.details
         state = splits.setdefault(details.split, _empty_state(header))
@@ -102,6 +104,19 @@ def inspect_cache(path: Path | str) -> dict[str, Any]:
         "problems": problems,
         "splits": splits,
     }
+
+
+def _identity(headers: list[ShardHeader], claimed: str) -> Identity:
+    """Give the identity that the manifest claims, or, where it claims none of them, the first."""
+    found = (h.identity for h in headers if h.identity.fingerprint == claimed)
+    return next(found, headers[0].identity)
+
+
+def _made_otherwise(header: ShardHeader, differences: list[str]) -> str:
+    return (
+        f"{header.path}: made otherwise ({'; '.join(differences)}); "
+        "remove it with 'pipeline cache gc'"
+    )
 
 
 def _empty_state(header: ShardHeader) -> dict[str, Any]:
@@ -142,9 +157,13 @@ def verify_cache(path: Path | str, *, progress: Progress | None = None) -> list[
     problems = [Problem(None, None, str(error)) for error in unreadable.values()]
     if not headers:
         return problems
-    identity = headers[0].identity
+    try:
+        claimed = read_manifest(path).fingerprint
+    except CacheError:  # told of below
+        claimed = ""
+    identity = _identity(headers, claimed)
     problems += [
-        Problem(h.details.split, None, f"{h.path}: made otherwise ({'; '.join(differences)})")
+        Problem(h.details.split, None, _made_otherwise(h, differences))
         for h in headers
         if (differences := h.identity.differences(identity))
     ]

@@ -188,6 +188,26 @@ def test_a_shard_made_otherwise_is_named(
         assert "dtype: " in said
 
 
+def test_a_stranger_that_comes_first_does_not_make_strangers_of_the_others(
+    copy: Path, scenes: VocDataset, backbone, tmp_path
+) -> None:
+    """The manifest says which fingerprint is the cache's, as it does for gc."""
+    fingerprint = inspect_cache(copy)["fingerprint"]
+    extract(
+        scenes, backbone, tmp_path / "other", dtype="int8", splits=["train"], images_per_shard=5
+    )
+    stranger = next((tmp_path / "other").glob("train-00000-of-*.h5"))
+    (first, *_) = sorted(copy.glob("*-of-*.h5"))
+    stranger.replace(first)
+    info, problems = inspect_cache(copy), [p.what for p in verify_cache(copy)]
+    assert info["fingerprint"] == fingerprint
+    assert not info["complete"]
+    for said in (info["problems"], problems):
+        (what,) = (p for p in said if "made otherwise" in p)
+        assert what.startswith(f"{first}: made otherwise (")
+        assert what.endswith("remove it with 'pipeline cache gc'")
+
+
 @pytest.mark.parametrize("name", ["index.h5", "manifest.json"])
 def test_a_list_that_does_not_tell_what_is_there_is_found(
     copy: Path, scenes: VocDataset, backbone, tmp_path: Path, name: str
