@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.backbones import Preprocessing
 from pipeline.cache import (
@@ -109,7 +109,7 @@ def repair_cache(
         compression=made_from.get("compression"),
         images_per_shard=made_from.get("images_per_shard", _images_per_shard(headers)),
         drawing=_drawing(path, splits, made_from),
-        on_error=made_from.get("on_error", "stop"),
+        on_error=made_from.get("on_error", _on_error(headers)),
         thorough=True,
         progress=progress,
     )
@@ -132,6 +132,11 @@ def _drawing(path: Path, splits: set[str], made_from: dict[str, Any]) -> Drawing
 
 def _images_per_shard(headers: list[ShardHeader]) -> int:
     return max(len(h.details.images) + len(h.details.skipped) for h in headers) if headers else 64
+
+
+def _on_error(headers: list[ShardHeader]) -> Literal["stop", "skip"]:
+    """Where images were skipped, the same ones stop nobody now."""
+    return "skip" if any(header.details.skipped for header in headers) else "stop"
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,21 @@ class TestRepair:
         with pytest.raises(CacheDamagedError, match="no shard and no manifest can be read"):
             repair_cache(copy, dataset=scenes.root, weights="random")
 
+    def test_without_a_manifest_leaves_out_what_was_left_out(
+        self, copy: Path, scenes: VocDataset, backbone: Any, tmp_path: Path
+    ) -> None:
+        """The shards tell that images were skipped, so they may be skipped again."""
+        root = Path(shutil.copytree(scenes.root, tmp_path / "scenes"))
+        dataset = VocDataset.open(root)
+        dataset.image_path(dataset.image_ids("val")[0]).write_bytes(b"no image")
+        cache = tmp_path / "skipping"
+        made = extract(dataset, backbone, cache, splits=["val"], on_error="skip")
+        (cache / "manifest.json").unlink()
+        result = repair_cache(cache, dataset=root, weights="random")
+        assert result.computed == 0
+        assert result.skipped == made.skipped
+        assert verify_cache(cache) == []
+
     def test_with_nothing_but_the_manifest_left(self, copy: Path, cache: Path) -> None:
         for path in copy.glob("*-of-*.h5"):
             path.write_bytes(b"")
