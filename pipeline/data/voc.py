@@ -50,6 +50,7 @@ VOC_CLASSES = (
 
 DEFAULT_VOID = 255
 _SPLITS = Path("ImageSets", "Segmentation")
+_SPLIT_BYTES = 200  # of 255, since the names of a shard's files hold up to 43 more
 _VOC_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -142,7 +143,7 @@ class VocDataset:
         Raises
         ------
         DataError
-            If there is none.
+            If there is none, or its name is too long.
         """
         known = self.splits()
         if split not in known:
@@ -150,7 +151,12 @@ class VocDataset:
                 f"{self.root / _SPLITS} has no split {split!r}:"
                 f" choose one of {', '.join(known) or '(none there)'}"
             )
-        return self.root / _SPLITS / f"{split}.txt"
+        path = self.root / _SPLITS / f"{split}.txt"
+        if len(split.encode()) > _SPLIT_BYTES:
+            raise DataError(
+                f"{path}: the split's name is longer than {_SPLIT_BYTES} bytes: rename the file"
+            )
+        return path
 
     def image_ids(self, split: str) -> tuple[str, ...]:
         """Return the image ids of a split, in the order of its file.

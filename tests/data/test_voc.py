@@ -176,3 +176,17 @@ def test_real_voc_images(shared_root: Path) -> None:
     assert len(dataset.image_ids("val")) == 223
     image_id = dataset.image_ids("val")[0]
     assert dataset.read_mask(image_id).shape == dataset.read_image(image_id).shape[:2]
+
+
+def test_a_split_s_name_leaves_room_for_what_its_shards_are_called(tmp_path):
+    splits = tmp_path / "ImageSets" / "Segmentation"
+    splits.mkdir(parents=True)
+    (tmp_path / "JPEGImages").mkdir()
+    for length in (200, 201):
+        (splits / f"{'s' * length}.txt").write_text("a\n")
+    dataset = VocDataset.open(tmp_path)
+    assert dataset.image_ids("s" * 200) == ("a",)
+    with pytest.raises(
+        DataError, match=r"s\.txt: the split's name is longer than 200 bytes: rename"
+    ):
+        dataset.image_ids("s" * 201)
