@@ -180,7 +180,10 @@ def load_params(path: Path) -> Params:
     if content is None:
         return Params()
     if not isinstance(content, Mapping):
-        raise ParamsError(f"{path}: its top level is not a mapping of sections")
+        raise ParamsError(
+            f"{path}: its top level is not a mapping of sections; "
+            "write it as recipes/scenes.yaml is"
+        )
     return checked(Params, content, source=str(path))
 
 

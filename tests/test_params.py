@@ -108,7 +108,7 @@ def test_numbers_may_stand_for_words(params_file) -> None:
         ("extract:\n  taps: conv1\n", r"extract\.taps: .*tuple.*'conv1'"),
         ("features:\n  context: ['4']\n", r"features\.context: .*'4' is not a context"),
         ("data:\n  void: 256\n", r"data\.void: .* 256"),
-        ("- extract\n", r"top level is not a mapping"),
+        ("- extract\n", r"top level is not a mapping of sections; write it as"),
         ("extract: [\n", r"not readable as YAML"),
         ("a: !!python/object/apply:os.getcwd []\n", r"not readable as YAML"),
     ],
