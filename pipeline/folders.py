@@ -32,7 +32,7 @@ def _require_no_file(path: Path) -> None:
         found = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
         if not found.exists():
             raise WriteError(
-                f"{found}: is a link that leads nowhere; make what it leads to, or remove it"
+                f"{found}: is a link that leads nowhere; give another path, or remove it"
             )
         if not found.is_dir():
             raise WriteError(f"{found}: is no folder; give another path, or remove it")

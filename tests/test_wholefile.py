@@ -160,7 +160,7 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("gone")
-    with pytest.raises(WriteError, match="link: is a link that leads nowhere; make"):
+    with pytest.raises(WriteError, match="link: is a link that leads nowhere; give"):
         write_whole(tmp_path / "link" / "thing", "x")
     with pytest.raises(WriteError, match="link: is a link that leads nowhere"):
         write_whole(tmp_path / "link" / "new" / "thing", "x")
