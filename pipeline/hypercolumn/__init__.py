@@ -3,13 +3,15 @@
 from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
 from pipeline.hypercolumn.features import Features
 from pipeline.hypercolumn.geometry import Geometry
-from pipeline.hypercolumn.head import DenseHead, head_loss
+from pipeline.hypercolumn.head import DenseHead
+from pipeline.hypercolumn.loss import Target, head_loss
 
 __all__ = [
     "Cells",
     "DenseHead",
     "Features",
     "Geometry",
+    "Target",
     "head_loss",
     "hypercolumn_map",
     "hypercolumns_at",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import HeadError
 from pipeline.heads import Head
-from pipeline.hypercolumn import DenseHead, head_loss
+from pipeline.hypercolumn import DenseHead, Target, head_loss
 from pipeline.training.balance import ClassWeights, inverse_frequency
 from pipeline.training.team import Team
 
@@ -251,14 +251,5 @@ class _ImageLoss(nn.Module):
         weight = self.head.weights[0] / self._scale
         bias = self.head.biases[0] - weight @ self._mean
         used = [m.to(label.device) for m in maps]
-        table, plan = self.head.project(used, (label.shape[0], label.shape[1]), weight, bias)
-        return head_loss(
-            self.head,
-            table,
-            plan,
-            label.flatten(),
-            void=self._void,
-            class_weights=class_weights,
-            smoothing=self._smoothing,
-            normalizer=normalizer,
-        )
+        target = Target(label, self._void, class_weights, self._smoothing, normalizer)
+        return head_loss(self.head, used, target, weight=weight, bias=bias)

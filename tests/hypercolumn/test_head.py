@@ -10,11 +10,13 @@ from pipeline.errors import HeadError
 from pipeline.hypercolumn import (
     DenseHead,
     Features,
+    Target,
     head_loss,
     hypercolumn_map,
     hypercolumns_at,
 )
-from pipeline.hypercolumn.head import smoothed_cross_entropy
+from pipeline.hypercolumn.head import ACTIVATIONS
+from pipeline.hypercolumn.projection import _BLOCK_ELEMENTS
 
 SIZES = [
     ((33, 47), [(4, 17, 23), (6, 9, 12), (5, 9, 12), (3, 1, 1)]),
@@ -26,11 +28,15 @@ SIZES = [
 GEOMETRIES = ["half_pixel", "align_corners"]
 
 
-def random_head(channels, widths, geometry):
+def random_head(channels, widths, geometry, activation="relu"):
     sizes = [sum(channels), *widths]
     weights = [torch.randn(o, i) / i**0.5 for i, o in pairwise(sizes)]
     return DenseHead(
-        weights, [torch.randn(o) for o in widths], channels=channels, geometry=geometry
+        weights,
+        [torch.randn(o) for o in widths],
+        channels=channels,
+        geometry=geometry,
+        activation=activation,
     )
 
 
@@ -71,7 +77,7 @@ def test_classify_then_upsample_equals_the_full_map(size, shapes, geometry, widt
 @pytest.mark.parametrize(("size", "shapes"), SIZES)
 @pytest.mark.parametrize("factor", [1, 3])  # as the loss may be a part of something larger
 def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatch):
-    monkeypatch.setattr("pipeline.hypercolumn.head._BLOCK_ELEMENTS", 100)  # many blocks
+    monkeypatch.setitem(_BLOCK_ELEMENTS, "cpu", 100 if factor == 1 else 1000)  # many blocks, few
     maps = [torch.randn(s) for s in shapes]
     head = random_head([s[0] for s in shapes], (9, 4), geometry)
     label = torch.randint(0, 4, (size[0] * size[1],))
@@ -87,15 +93,42 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
     expected_loss = factor * loss_of_pixel[label != 255].sum() / 7
     expected = torch.autograd.grad(expected_loss, list(head.parameters()))
 
-    table, plan = head.project(maps, size)
-    loss = head_loss(
-        head, table, plan, label, void=255, class_weights=weights, smoothing=smoothing, normalizer=7
-    )
+    loss = head_loss(head, maps, Target(label.reshape(size), 255, weights, smoothing, 7))
     (loss * factor).backward()
     assert loss.item() == pytest.approx(expected_loss.item() / factor, rel=1e-5)
     for parameter, gradient in zip(head.parameters(), expected, strict=True):
         scale = gradient.abs().max().clamp(min=1e-6)
         torch.testing.assert_close(parameter.grad / scale, gradient / scale, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_gradients_of_every_activation(activation):
+    maps = [torch.randn(s) for s in [(4, 17, 23), (6, 9, 12), (3, 1, 1)]]
+    head = random_head([4, 6, 3], (9, 5, 4), "half_pixel", activation)
+    label = torch.randint(0, 4, (17, 23))
+
+    full = hypercolumn_map(maps, (17, 23)).flatten(1).T
+    loss = cross_entropy(head.classify(full @ head.weights[0].T + head.biases[0]), label.flatten())
+    expected = torch.autograd.grad(loss, list(head.parameters()))
+    target = Target(label, 255, torch.ones(4), torch.zeros(4), 17 * 23)
+    found = torch.autograd.grad(head_loss(head, maps, target), list(head.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_in_mixed_precision():
+    """As on a GPU: products in bfloat16, the loss and the parameters in float32."""
+    maps = [torch.randn(s) for s in [(4, 32, 48), (6, 16, 24), (8, 4, 6), (3, 1, 1)]]
+    head = random_head([4, 6, 8, 3], (16, 4), "half_pixel")
+    target = Target(torch.randint(0, 4, (32, 48)), 255, torch.ones(4), torch.zeros(4), 32 * 48)
+    expected = torch.autograd.grad(head_loss(head, maps, target), list(head.parameters()))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = head_loss(head, maps, target)
+    found = torch.autograd.grad(loss, list(head.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert (one - other).norm() < 0.03 * other.norm()
 
 
 def test_relu_comes_before_resampling():
@@ -123,15 +156,15 @@ def test_layers_that_do_not_stack_are_refused():
 
 
 def test_without_smoothing_and_weights_it_is_the_usual_cross_entropy():
-    logits, label = torch.randn(50, 6), torch.randint(0, 6, (50,))
+    logits, label = torch.randn(50, 6, requires_grad=True), torch.randint(0, 6, (50,))
     label[::7] = 255
-    found = smoothed_cross_entropy(
-        logits, label, void=255, class_weights=torch.ones(6), smoothing=torch.zeros(6)
-    )
-    expected = cross_entropy(logits, label, ignore_index=255, reduction="sum")
-    torch.testing.assert_close(found, expected)
-    found = smoothed_cross_entropy(
-        logits, label, void=255, class_weights=torch.ones(6), smoothing=torch.full((6,), 0.2 / 6)
-    )
-    expected = cross_entropy(logits, label, ignore_index=255, reduction="sum", label_smoothing=0.2)
-    torch.testing.assert_close(found, expected)
+    for smoothed in (0.0, 0.2):
+        smoothing = torch.full((6,), smoothed / 6)
+        target = Target(label.reshape(5, 10), 255, torch.ones(6), smoothing, 1)
+        expected = cross_entropy(
+            logits, label, ignore_index=255, reduction="sum", label_smoothing=smoothed
+        )
+        (gradient,) = torch.autograd.grad(expected, logits)
+        parts = [target.loss(logits[:20].detach(), 0, 2), target.loss(logits[20:].detach(), 2, 5)]
+        torch.testing.assert_close(sum(loss for loss, _ in parts), expected.detach())
+        torch.testing.assert_close(torch.cat([part for _, part in parts]), gradient)

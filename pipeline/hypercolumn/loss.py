@@ -1,0 +1,183 @@
+"""The loss of a dense head over every pixel of an image, with its gradient.
+
+Forward and backward pass go through the image together, a block of rows at a time: what a block
+needs lies in a CPU's caches, and no map of hidden values or of their gradients is ever held whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
+from pipeline.hypercolumn.projection import Projection
+
+_BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda gradient, output: torch.ops.aten.threshold_backward(gradient, output, 0),
+    "tanh": torch.ops.aten.tanh_backward,
+    "logistic": torch.ops.aten.sigmoid_backward,
+    "identity": lambda gradient, _: gradient,
+}
+"""From the gradient of an activation's output, and that output, to the gradient of its input."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a head is to give for an image, and how much each pixel counts.
+
+    Attributes
+    ----------
+    label : Tensor of int64, shape (H, W)
+        Class of every pixel, ``void`` where there is none.
+    void : int
+        Pixels with this label do not count.
+    class_weights : Tensor of shape (n_classes,)
+        Weight of a pixel by its class.
+    smoothing : Tensor of shape (n_classes,)
+        Label smoothing: the share of the target that goes to each class rather than to the true
+        one (Szegedy et al., CVPR 2016, section 7).
+    normalizer : float
+        What the summed loss is divided by.
+    """
+
+    label: Tensor
+    void: int
+    class_weights: Tensor
+    smoothing: Tensor
+    normalizer: float
+
+    def loss(self, logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Compute the cross-entropy of some rows of the image, and its gradient.
+
+        The target of a pixel of class y is ``(1 - sum(smoothing)) * onehot(y) + smoothing``, and
+        its loss counts ``class_weights[y]`` times.
+
+        Parameters
+        ----------
+        logits : Tensor of float32, shape ((stop - start) * W, n_classes)
+        start, stop : int
+            Rows of the image.
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            Summed over pixels and divided by the normaliser.
+        gradient : Tensor of the shape of the logits
+        """
+        label = self.label[start:stop].flatten()
+        counts = label != self.void
+        true = torch.where(counts, label, 0)[:, None]
+        weights = self.class_weights[true] * counts[:, None] / self.normalizer
+        share = 1 - self.smoothing.sum()
+        log_p = logits.log_softmax(dim=1)
+        likelihood = share * log_p.gather(1, true)[:, 0] + log_p @ self.smoothing
+        gradient = log_p.exp_().sub_(self.smoothing)
+        gradient.scatter_add_(1, true, -share.expand(len(true), 1))
+        return -(likelihood * weights[:, 0]).sum(), gradient.mul_(weights)
+
+
+def head_loss(
+    head: DenseHead,
+    maps: Sequence[Tensor],
+    target: Target,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Compute the loss of a head over all pixels of one image, to be differentiated.
+
+    The gradients with respect to the head's parameters are computed with the loss itself;
+    ``backward`` passes them on. Under :func:`torch.autocast` products are taken in its dtype.
+
+    Parameters
+    ----------
+    head : DenseHead
+    maps : sequence of Tensor, each (C_t, h_t, w_t)
+        What :meth:`Features.apply` returns, in float. They receive no gradient.
+    target : Target
+    weight, bias : Tensor, optional
+        To be used, and differentiated, in place of the first layer's own.
+
+    Returns
+    -------
+    Tensor of shape ()
+    """
+    first = (
+        head.weights[0] if weight is None else weight,
+        head.biases[0] if bias is None else bias,
+    )
+    loss: Tensor = _ImageLoss.apply(
+        maps, head.geometry, head.activation, target, *first, *head.later
+    )
+    return loss
+
+
+class _ImageLoss(torch.autograd.Function):
+    """A loss of which the gradients are computed along with the value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Sequence[Tensor],
+        geometry: Geometry,
+        activation: str,
+        target: Target,
+        weight: Tensor,
+        bias: Tensor,
+        *later: Tensor,
+    ) -> Tensor:
+        """Give the loss."""
+        device = weight.device.type
+        mixed = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
+        size = (target.label.shape[0], target.label.shape[1])
+        with torch.autocast(device, enabled=False):
+            first = Projection([m.to(dtype) for m in maps], size, geometry, len(weight))
+            layers = _Layers(later, activation, dtype)
+            of_first = first.gradient()
+            total = torch.zeros((), device=weight.device)
+            for start, stop, pixels in first.blocks(weight.to(dtype), bias.to(dtype)):
+                loss, gradient = target.loss(layers.forward(pixels).float(), start, stop)
+                of_first.add(layers.backward(gradient.to(dtype)), start, stop)
+                total += loss
+            gradients = (*of_first.sums(weight.shape[1]), *layers.gradients)
+        ctx.save_for_backward(*(g.to(weight.dtype) for g in gradients))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        """Give the gradients, times that of the loss."""
+        return (None, None, None, None, *(scale * gradient for gradient in ctx.saved_tensors))
+
+
+class _Layers:
+    """The layers behind the first, on one block of pixels after another, and their gradients."""
+
+    def __init__(self, later: Sequence[Tensor], activation: str, dtype: torch.dtype) -> None:
+        self._layers = [tensor.to(dtype) for tensor in later]
+        self._activate, self._derive = ACTIVATIONS[activation], _BACKWARD[activation]
+        self.gradients = [torch.zeros_like(tensor) for tensor in later]
+        self._inputs: list[Tensor] = []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Turn the first layer's outputs (n, K_1) into logits (n, n_classes)."""
+        self._inputs = []
+        for weight, bias in zip(self._layers[::2], self._layers[1::2], strict=True):
+            pixels = self._activate(pixels)
+            self._inputs.append(pixels)
+            pixels = torch.addmm(bias, pixels, weight.T)
+        return pixels
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """Turn the gradient of the logits into that of the first layer's outputs."""
+        for layer in reversed(range(len(self._inputs))):
+            inputs = self._inputs[layer]
+            self.gradients[2 * layer] += gradient.T @ inputs
+            self.gradients[2 * layer + 1] += gradient.sum(dim=0)
+            gradient = self._derive(gradient @ self._layers[2 * layer], inputs)
+        return gradient

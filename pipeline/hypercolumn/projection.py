@@ -1,0 +1,151 @@
+"""The head's first layer on the maps of one image, and its gradient, block by block.
+
+Every map is multiplied at its own size and the results are resampled and added. Three kinds of
+maps need no resampling: those of the image's own size are multiplied in the block that is at hand;
+those of a single cell are the same for all pixels, as is the bias. A pixel reads each map with
+weights that sum to one, so what is the same for all is added to the cells of the smallest map.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.resample import resampler
+
+_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Hidden values computed at a time: 4 MiB in float32, small enough for a CPU's caches; a GPU is
+better served by few large pieces."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Maps of one size, stacked, and the columns of the weight that belong to them."""
+
+    values: Tensor
+    """(C, h * w)"""
+    columns: Tensor
+    """(C,) of int64"""
+
+
+class Projection:
+    """The first layer of a head on the maps of one image.
+
+    Parameters
+    ----------
+    maps : sequence of Tensor, each (C_t, h_t, w_t)
+        What hypercolumns are made of, in the dtype to compute in.
+    size : (H, W)
+        The image's size in pixels.
+    geometry : {"half_pixel", "align_corners"}
+        How maps lie on the image.
+    width : int
+        Outputs of the layer, K.
+    """
+
+    def __init__(self, maps: Sequence[Tensor], size: Size, geometry: Geometry, width: int) -> None:
+        self._size, self._width = size, width
+        levels = _by_size(maps)
+        single = levels.pop((1, 1), None) if len(levels) > 1 else None
+        self._single = single
+        self._own = levels.pop(size, None) if len(levels) > 1 else None
+        self._levels = list(levels.values())
+        counts = [level.values.shape[1] for level in self._levels]
+        stops = torch.tensor(counts).cumsum(0).tolist()
+        self._rows = [slice(stop - n, stop) for stop, n in zip(stops, counts, strict=True)]
+        self._smallest = self._rows[counts.index(min(counts))]
+        device = maps[0].device
+        height = max(1, _BLOCK_ELEMENTS[device.type] // (width * size[1]))
+        self._plan = resampler(tuple(levels), size, geometry, device, height)
+
+    def blocks(self, weight: Tensor, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """Compute the layer's outputs.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (K, D)
+        bias : Tensor of shape (K,)
+
+        Yields
+        ------
+        start, stop : int
+            Rows of the image.
+        pixels : Tensor of shape ((stop - start) * W, K)
+            Outputs, row by row. They may be overwritten.
+        """
+        table = self._table(weight, bias)
+        own = None if self._own is None else weight[:, self._own.columns].T
+        for start, stop in self._plan.blocks():
+            pixels = self._plan.pixels(table, start, stop)
+            if self._own is not None and own is not None:
+                pixels.addmm_(self._own.values[:, self._span(start, stop)].T, own)
+            yield start, stop, pixels
+
+    def _table(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Multiply every cell that is to be resampled: (cells, K)."""
+        if self._single is not None:
+            bias = bias + weight[:, self._single.columns] @ self._single.values[:, 0]
+        table = weight.new_empty(self._plan.rows, self._width)
+        for level, rows in zip(self._levels, self._rows, strict=True):
+            torch.mm(level.values.T, weight[:, level.columns].T, out=table[rows])
+        table[self._smallest] += bias
+        return table
+
+    def _span(self, start: int, stop: int) -> slice:
+        return slice(start * self._size[1], stop * self._size[1])
+
+    def gradient(self) -> "ProjectionGradient":
+        """Begin to sum a gradient."""
+        return ProjectionGradient(self)
+
+
+class ProjectionGradient:
+    """The gradient of a loss with respect to the first layer, summed block by block."""
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+        values = projection._levels[0].values
+        self._of_table = values.new_zeros(projection._plan.rows, projection._width)
+        own = projection._own
+        self._of_own = (
+            None if own is None else values.new_zeros(projection._width, len(own.columns))
+        )
+
+    def add(self, pixels: Tensor, start: int, stop: int) -> None:
+        """Add what a block has: the gradient ((stop - start) * W, K) of its outputs."""
+        projection = self._projection
+        projection._plan.add_adjoint(self._of_table, pixels, start, stop)
+        if projection._own is not None and self._of_own is not None:
+            self._of_own += (projection._own.values[:, projection._span(start, stop)] @ pixels).T
+
+    def sums(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Give the gradients of the weight (K, D) and of the bias (K,)."""
+        projection, table = self._projection, self._of_table
+        weight = table.new_empty(projection._width, channels)
+        for level, rows in zip(projection._levels, projection._rows, strict=True):
+            weight[:, level.columns] = (level.values @ table[rows]).T
+        if projection._own is not None and self._of_own is not None:
+            weight[:, projection._own.columns] = self._of_own
+        bias = table[projection._smallest].sum(dim=0)
+        if projection._single is not None:
+            single = projection._single
+            weight[:, single.columns] = bias[:, None] * single.values[:, 0]
+        return weight, bias
+
+
+def _by_size(maps: Sequence[Tensor]) -> dict[Size, _Level]:
+    """Stack maps of one size, the sizes in the order of their first maps."""
+    found: dict[Size, list[tuple[Tensor, Tensor]]] = {}
+    first = 0
+    for m in maps:
+        columns = torch.arange(first, first + len(m), device=m.device)
+        found.setdefault((m.shape[1], m.shape[2]), []).append((m.flatten(1), columns))
+        first += len(m)
+    return {
+        size: _Level(*(torch.cat(parts) for parts in zip(*level, strict=True)))
+        for size, level in found.items()
+    }
