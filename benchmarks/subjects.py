@@ -1,0 +1,107 @@
+"""What the benchmarks work on: drawn images of natural size, heads of random weights."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline import Backbone, Features, Head, Preprocessing, VocDataset, save_head, write_scenes
+from pipeline.classifiers import Layers
+from pipeline.heads import HeadInfo
+from pipeline.identity import Identity
+from pipeline.stages.extract import identity_of
+
+CLASSES = 21
+"""As many as PASCAL VOC has."""
+
+
+def natural_scenes(root: Path, images: int, size: tuple[int, int] = (333, 500)) -> VocDataset:
+    """Draw scenes as large as photographs of PASCAL VOC and store them as JPEG.
+
+    The classes are padded with unused ones to the number that VOC has.
+    """
+    write_scenes(root, images=max(images, 3), seed=0, size=size)
+    for path in sorted((root / "JPEGImages").glob("*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".jpg"), quality=92)
+        path.unlink()
+    _pad_classes(root)
+    _list_first(root, images)
+    return VocDataset.open(root)
+
+
+def crowd(root: Path, images: int, side: int = 32) -> VocDataset:
+    """Make a data set of very many small images, links to a hundred drawn ones.
+
+    Split ``train`` has all of them, ``val`` as well.
+    """
+    drawn = root.with_name(f"{root.name}-drawn")
+    write_scenes(drawn, images=100, seed=0, size=(side, side))
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    names = [f"image_{n:06d}" for n in range(images)]
+    for n, name in enumerate(names):
+        for folder in ("JPEGImages", "SegmentationClass"):
+            os.link(drawn / folder / f"scene_{n % 100:04d}.png", root / folder / f"{name}.png")
+    (root / "classes.txt").write_text((drawn / "classes.txt").read_text())
+    for split in ("train", "val"):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
+    return VocDataset.open(root)
+
+
+def random_head(
+    path: Path,
+    identity: Identity,
+    *,
+    hidden: int | None = 512,
+    features: Features | None = None,
+) -> Head:
+    """Write a dense head of random weights that keep the scale of their inputs.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    identity : Identity
+        Of the cache it might have been made from.
+    hidden : int or None
+        Units of the hidden layer; None for a logistic regression, which has none.
+    features : Features, optional
+        The default ones if not given.
+    """
+    features = features or Features()
+    info = HeadInfo(stage="dense", estimator="mlp", identity=identity, features=features)
+    widths = [sum(info.channels), *([hidden] if hidden else []), len(identity.classes)]
+    rng = np.random.default_rng(0)
+    pairs = list(zip(widths[1:], widths[:-1], strict=True))
+    layers = Layers(
+        weights=tuple(rng.normal(0, (2 / inputs) ** 0.5, (n, inputs)) for n, inputs in pairs),
+        biases=tuple(rng.normal(0, 0.1, n) for n, _ in pairs),
+        input_mean=np.zeros(widths[0]),
+        input_scale=np.ones(widths[0]),
+        activation="relu",
+    )
+    head = Head.from_layers(layers, info)
+    save_head(path, head)
+    return head
+
+
+def identity_for(
+    dataset: VocDataset, backbone: Backbone, preprocessing: Preprocessing, dtype: str = "float16"
+) -> Identity:
+    """Give the identity of the cache that would be made of these."""
+    return identity_of(dataset, backbone, preprocessing, geometry="half_pixel", dtype=dtype)
+
+
+def _pad_classes(root: Path) -> None:
+    lines = (root / "classes.txt").read_text().splitlines()
+    names = [line for line in lines if not line.startswith("#")]
+    names += [f"unused {n}" for n in range(len(names), CLASSES)]
+    rest = [line for line in lines if line.startswith("#")]
+    (root / "classes.txt").write_text("\n".join([*names, *rest]) + "\n")
+
+
+def _list_first(root: Path, images: int) -> None:
+    names = [f"scene_{n:04d}" for n in range(images)]
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names) + "\n")
