@@ -26,7 +26,7 @@ class Goal:
         return value <= self.limit if self.sense == "<=" else value >= self.limit
 
     def __str__(self) -> str:
-        return f"{'at most' if self.sense == '<=' else 'at least'} {self.limit:g}"
+        return f"{'at most' if self.sense == '<=' else 'at least'} {self.limit:.4g}"
 
 
 def at_most(limit: float) -> Goal:
