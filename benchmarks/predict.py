@@ -1,0 +1,133 @@
+"""Whole-image prediction: against the forward pass alone, convpaint and scikit-image."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from benchmarks.contestant import OTHERS, OWN
+from benchmarks.duel import Duel, compete
+from benchmarks.machine import machine
+from benchmarks.opponents import PlainNetwork
+from benchmarks.results import Goal, Result, Row, at_least, at_most
+from benchmarks.settings import Settings
+from benchmarks.subjects import identity_for, natural_scenes, random_head
+from benchmarks.timing import Spread, in_turns, ratio
+from pipeline import Preprocessing, Segmenter, VocDataset, load_backbone
+from pipeline.data.scenes import draw_scene
+
+HEADS = {"mlp, 512 hidden units": 512, "logistic": None}
+
+
+def run(settings: Settings) -> Result:
+    """Measure."""
+    rounds = settings.times(15, 3)
+    size = settings.pick((375, 500), (375, 500), (48, 64))
+    result = Result(
+        "predict",
+        "Prediction of whole images",
+        machine(),
+        {"scale": settings.scale, "rounds": rounds, "side": settings.side, "image": list(size)},
+        notes=[
+            "Against the forward pass: from a decoded image of natural size to its labels, resized "
+            "to the network's input and back, with the context that heads have by default; the "
+            "forward pass is that of torchvision's own layers on one image that is resized and "
+            "normalised already. Against other tools: every tool is fitted on the same labelled "
+            "pixels of the same image in a process of its own, and segments the image in turns; "
+            "'convpaint' and 'pipeline' use the same five layers of VGG-16 with the same random "
+            "weights at the image's own size, 'as it comes' is convpaint's own choice of layer "
+            "and pyramid, 'input 224' the pipeline's default size. Memory is the peak while "
+            "segmenting, above what the process held after its imports. Convpaint's tiles are "
+            "about 1000 pixels wide, so that this image is one tile.",
+        ],
+    )
+    with settings.folder() as folder:
+        dataset = natural_scenes(folder / "scenes", 3)
+        for name in settings.backbones:
+            result.rows += _forward_rows(name, dataset, folder, settings, rounds)
+        arena = folder / "arena"
+        _set_up(arena, size)
+        others = settings.pick(list(OTHERS), list(OTHERS), ["convpaint", "scikit-image"])
+        duel = compete(
+            list(OWN),
+            others,
+            arena,
+            rounds=settings.times(5, 1),
+            opponents_python=settings.opponents_python,
+        )
+    result.rows += _duel_rows(duel, others)
+    return result
+
+
+def _forward_rows(
+    name: str, dataset: VocDataset, folder: Path, settings: Settings, rounds: int
+) -> list[Row]:
+    backbone = load_backbone(name, weights="random")
+    preprocessing = Preprocessing(input_size=str(settings.side))
+    identity = identity_for(dataset, backbone, preprocessing)
+    image = dataset.read_image(dataset.image_ids("train")[0])
+    given = torch.from_numpy(preprocessing.normalize(preprocessing.resize_image(image)))
+    contenders = {}
+    for what, hidden in HEADS.items():
+        path = folder / f"{name}-{hidden}.safetensors"
+        random_head(path, identity, hidden=hidden)
+        contenders[what] = partial(Segmenter(path, weights="random"), image)
+    contenders["forward pass alone"] = partial(PlainNetwork(backbone).singly, [given])
+    seconds = in_turns(contenders, rounds, warm_up=2)
+    rows = [
+        Row(
+            f"{name}, {what}: predict / forward pass alone",
+            "x",
+            ratio(seconds[what], seconds["forward pass alone"]),
+            at_most(1.5),
+        )
+        for what in HEADS
+    ]
+    return rows + [
+        Row(f"{name}: {what}", "ms", Spread.of(values).times(1e3))
+        for what, values in seconds.items()
+    ]
+
+
+def _set_up(arena: Path, size: tuple[int, int]) -> None:
+    """Write the image, 30 labelled pixels of each class, and the weights."""
+    arena.mkdir()
+    rng = np.random.default_rng(5)
+    image, mask = draw_scene(rng, *size)
+    scribbles = np.zeros(size, np.uint8)
+    for label in np.unique(mask[mask < 255]):
+        pixels = np.flatnonzero(mask == label)
+        chosen = rng.choice(pixels, min(30, len(pixels)), replace=False)
+        scribbles.flat[chosen] = label + 1  # 0 is for pixels without a label
+    classes = np.unique(scribbles)  # 0, and as many as the scene shows
+    scribbles = np.searchsorted(classes, scribbles).astype(np.uint8)
+    np.save(arena / "image.npy", image)
+    np.save(arena / "scribbles.npy", scribbles)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(torchvision.models.vgg16(weights=None).state_dict(), arena / "vgg16.pth")
+
+
+def _duel_rows(duel: Duel, others: list[str]) -> list[Row]:
+    rows = []
+    for other in others:
+        for own in OWN:
+            # The goals are about convpaint; scikit-image is for comparison.
+            asked = other.startswith("convpaint")
+            faster: Goal | None = at_least(50) if asked else None
+            smaller: Goal | None = at_least(10) if asked else None
+            if reason := duel.absent.get(other) or duel.absent.get(own):
+                rows.append(Row.unmeasured(f"{other} / {own}: time", reason, faster))
+                continue
+            times = ratio(duel.seconds[other], duel.seconds[own])
+            memory = duel.peaks[other] / max(duel.peaks[own], 1)
+            rows += [
+                Row(f"{other} / {own}: time", "x", times, faster),
+                Row.exact(f"{other} / {own}: memory", "x", memory, smaller),
+            ]
+    for tool, seconds in duel.seconds.items():
+        note = f"peak {duel.peaks[tool] / 1e6:.0f} MB"
+        rows.append(Row(tool, "ms", Spread.of(seconds).times(1e3), note=note))
+    return rows
