@@ -5,16 +5,19 @@ RECIPE ?=
 SECONDS ?= 60
 TRIALS ?= 400
 TARGETS ?=
+ONLY ?=
+BENCH_OPTIONS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help repro test soak check fuzz format clean
+.PHONY: help repro test soak check bench fuzz format clean
 
 help:
 	@echo "make repro                 run the main job as params.yaml says (the embedded scenes)"
 	@echo "make repro RECIPE=NAME     the same with recipes/NAME.yaml: $(notdir $(basename $(wildcard recipes/*.yaml)))"
 	@echo "make test                  linters, type checks and the whole test suite"
 	@echo "make soak TRIALS=400       the tests of crashes and damage, with this many runs killed"
+	@echo "make bench ONLY='extract step'   measure speed and memory, all or just these; see benchmarks/"
 	@echo "make fuzz SECONDS=60       fuzz every reader of foreign files; see fuzz/README.md"
 	@echo "make format                let ruff put the code in order"
 	@echo "make clean                 remove the environment and caches of tools"
@@ -44,6 +47,9 @@ test: check
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest tests/faults --soak $(TRIALS)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ONLY) $(BENCH_OPTIONS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

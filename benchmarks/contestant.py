@@ -1,8 +1,8 @@
 """One tool in a process of its own: fit on labelled pixels, then segment whenever it is told to.
 
 ``python -m benchmarks.contestant TOOL FOLDER THREADS`` reads ``image.npy`` (H, W, 3) uint8,
-``scribbles.npy`` (H, W) uint8 with 0 where there is no label, and ``vgg16.pth``. When it is ready it
-says so; for every line of input it segments the image once and writes the seconds; at the end of
+``scribbles.npy`` (H, W) uint8 with 0 where there is no label, and ``vgg16.pth``. When it is ready
+it says so; for every line of input it segments the image once and writes the seconds; at the end of
 the input it writes the bytes of memory that segmenting took beyond its imports. It runs with
 whatever interpreter has the tool, so only the pipeline's own contestants import the pipeline.
 """
@@ -41,7 +41,8 @@ def _convpaint(
         networks.guided_model_download = lambda *_: str(folder / "vgg16.pth")
         chosen = {} if layers is None else {"fe_layers": list(layers)}
         model = ConvpaintModel(fe_name="vgg16", fe_scalings=list(scalings), **chosen)
-        model.set_params(channel_mode="rgb", tile_image=tiled)
+        # Around every single labelled pixel it would cut out a tile of its own, for fitting only.
+        model.set_params(channel_mode="rgb", tile_image=tiled, tile_annotations=False)
         image = np.moveaxis(np.load(folder / "image.npy"), 2, 0)
         model.train(image, np.load(folder / "scribbles.npy"))
         return lambda: model.segment(image)
@@ -92,6 +93,8 @@ def _pipeline(folder: Path, *, input_size: str, estimator: str) -> Fit:
     from pipeline.classifiers import make_estimator, to_layers
     from pipeline.heads import HeadInfo
 
+    unfitted = make_estimator(estimator, seed=0)  # imports scikit-learn
+
     def fit() -> Call:
         image, scribbles = np.load(folder / "image.npy"), np.load(folder / "scribbles.npy")
         weights = folder / "vgg16.pth"
@@ -109,7 +112,7 @@ def _pipeline(folder: Path, *, input_size: str, estimator: str) -> Fit:
         samples = hypercolumns_at(
             features.apply(maps), torch.from_numpy(rows), torch.from_numpy(columns), (height, width)
         )
-        fitted = make_estimator(estimator, seed=0).fit(samples.numpy(), scribbles[ys, xs])
+        fitted = unfitted.fit(samples.numpy(), scribbles[ys, xs])
         info = HeadInfo(stage="sparse", estimator=estimator, identity=identity, features=features)
         path = folder / f"{estimator}-{input_size}.safetensors"
         save_head(path, Head.from_layers(to_layers(fitted, len(classes)), info))
@@ -133,15 +136,22 @@ OTHERS: dict[str, Callable[[Path], Fit]] = {
 }
 
 
+def _go_first_when_memory_is_short() -> None:
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():
+        score.write_text("1000")
+
+
 def main(tool: str, folder: Path, threads: int) -> None:
     """Be a tool."""
     # What tools print goes to stderr, so that only the answers are on stdout.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    _go_first_when_memory_is_short()
+    fit = (OWN | OTHERS)[tool](folder)
     import torch
 
     torch.set_num_threads(threads)
-    fit = (OWN | OTHERS)[tool](folder)
     peak = Peak()
     segment = fit()
     labels = np.asarray(segment())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,8 @@ class Contestant:
         return answer
 
     def _last_words(self) -> str:
+        if self._process.poll() == -signal.SIGKILL:
+            return "it was killed, most likely because the memory did not suffice"
         self._errors.seek(0)
         lines = self._errors.read().split("\n")
         words = next((line.strip() for line in reversed(lines) if line.strip()), "it was killed")
@@ -126,9 +129,7 @@ def compete(
                 running[tool] = Contestant(tool, folder, python)
             except CannotCompete as error:
                 absent[tool] = str(error)
-        seconds = in_turns(
-            {tool: one.segment for tool, one in running.items()}, rounds, warm_up=0
-        )
+        seconds = in_turns({tool: one.segment for tool, one in running.items()}, rounds, warm_up=0)
         return Duel(seconds, {tool: one.peak() for tool, one in running.items()}, absent)
     finally:
         for one in running.values():

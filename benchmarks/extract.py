@@ -165,9 +165,7 @@ def _bytes_rows(
     rows, whole = [], 0
     for dtype in DTYPES:
         out = folder / dtype
-        extract(
-            dataset, backbone, out, splits=["train"], preprocessing=preprocessing, dtype=dtype
-        )
+        extract(dataset, backbone, out, splits=["train"], preprocessing=preprocessing, dtype=dtype)
         cache = FeatureCache(out)
         split = cache["train"]
         stored = split.stored(split.image_ids[0])

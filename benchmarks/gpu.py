@@ -143,9 +143,7 @@ def _in_memory(
     return [single[start : start + 4] for start in range(0, images, 4)]
 
 
-def _epochs(
-    head: Head, batches: Sequence[Batch], device: torch.device, rounds: int
-) -> list[float]:
+def _epochs(head: Head, batches: Sequence[Batch], device: torch.device, rounds: int) -> list[float]:
     classes = len(head.info.identity.classes)
     trainer = DenseTrainer(
         head,

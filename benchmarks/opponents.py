@@ -143,9 +143,7 @@ class OriginalExtraction:
         )
         return whole[:, torch.from_numpy(ys), torch.from_numpy(xs)].T.numpy(), label[ys, xs]
 
-    def _decoded(
-        self, image_ids: Sequence[str]
-    ) -> Iterator[tuple[str, Tensor, NDArray[np.uint8]]]:
+    def _decoded(self, image_ids: Sequence[str]) -> Iterator[tuple[str, Tensor, NDArray[np.uint8]]]:
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self._decode, image_ids[0])
             for image_id, following in zip(image_ids, [*image_ids[1:], None], strict=True):
@@ -216,4 +214,5 @@ class OriginalTraining:
     def gradients(self) -> list[Tensor]:
         """Give the latest gradients of the weights (K, D), then of the biases (K,)."""
         layers = [layer for layer in self.network if isinstance(layer, nn.Conv2d)]
-        return [l.weight.grad[:, :, 0, 0] for l in layers] + [l.bias.grad for l in layers]
+        weights = [layer.weight.grad[:, :, 0, 0] for layer in layers]
+        return weights + [layer.bias.grad for layer in layers]

@@ -48,8 +48,8 @@ def run(settings: Settings) -> Result:
         for name in settings.backbones:
             result.rows += _forward_rows(name, dataset, folder, settings, rounds)
         arena = folder / "arena"
-        _set_up(arena, size)
-        others = settings.pick(list(OTHERS), list(OTHERS), ["convpaint", "scikit-image"])
+        _set_up(arena, size, whole=settings.scale != "tiny")
+        others = settings.pick(list(OTHERS), list(OTHERS), ["convpaint"])
         duel = compete(
             list(OWN),
             others,
@@ -91,8 +91,8 @@ def _forward_rows(
     ]
 
 
-def _set_up(arena: Path, size: tuple[int, int]) -> None:
-    """Write the image, 30 labelled pixels of each class, and the weights."""
+def _set_up(arena: Path, size: tuple[int, int], *, whole: bool) -> None:
+    """Write the image, 30 labelled pixels of each class, and the weights, all or just some."""
     arena.mkdir()
     rng = np.random.default_rng(5)
     image, mask = draw_scene(rng, *size)
@@ -107,7 +107,9 @@ def _set_up(arena: Path, size: tuple[int, int]) -> None:
     np.save(arena / "scribbles.npy", scribbles)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        torch.save(torchvision.models.vgg16(weights=None).state_dict(), arena / "vgg16.pth")
+        state = torchvision.models.vgg16(weights=None).state_dict()
+    used = {key: value for key, value in state.items() if whole or key.startswith("features")}
+    torch.save(used, arena / "vgg16.pth")
 
 
 def _duel_rows(duel: Duel, others: list[str]) -> list[Row]:

@@ -1,6 +1,6 @@
 """Run a recipe on a data set, command by command, and record times and metrics.
 
-python benchmarks/recipe.py --recipe recipes/default.yaml --dataset data/VOCdevkit/VOC2012 \
+python -m benchmarks.recipe --recipe recipes/default.yaml --dataset data/VOCdevkit/VOC2012 \
     --weights DEFAULT --work /tmp/work --name voc2012 \
     --also background,cat,cow,dog,horse,person,sheep
 
@@ -10,16 +10,14 @@ start included, each run once.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.machine import machine
 from pipeline.metrics import mean_iou_over
 from pipeline.params import load_params
-from pipeline.software import versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -67,7 +65,7 @@ def main() -> None:
         "seconds": seconds,
         "cache_bytes": sum(file.stat().st_size for file in cache.iterdir()),
         "metrics": metrics,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), **versions()},
+        "machine": machine(),
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -93,14 +91,6 @@ def timed(*command: object) -> float:
     return round(time.perf_counter() - start, 1)
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-
-
 def table(name: str, record: dict) -> str:
     metrics, seconds = record["metrics"], record["seconds"]
     selected = ", ".join(record["selected_classes"])
@@ -110,7 +100,7 @@ def table(name: str, record: dict) -> str:
         "",
         f"{record['backbone']} on {record['dataset']}, {metrics['dense']['images']} images of "
         f"'{metrics['dense']['split']}'. {machine['cores']} cores of {machine['processor']}, torch "
-        f"{machine['torch']}. Made by `benchmarks/recipe.py`.",
+        f"{machine['software']['torch']}. Made by `benchmarks/recipe.py`.",
         "",
         "| | sparse | dense | sparse, cache resolution | dense, cache resolution |",
         "|---|---|---|---|---|",

@@ -91,9 +91,7 @@ def _prepared(task: Task) -> Callable[[], object]:
     drawing = pipeline.Drawing(features=features, pixels_per_class=1 if task.small else 3)
 
     def extract() -> object:
-        backbone = pipeline.load_backbone(
-            task.backbone, weights="random", taps=task.taps or None
-        )
+        backbone = pipeline.load_backbone(task.backbone, weights="random", taps=task.taps or None)
         return pipeline.extract(
             pipeline.VocDataset.open(task.dataset),
             backbone,

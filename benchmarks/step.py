@@ -109,7 +109,10 @@ def _rows(
         Row(
             f"{name}: original method / step, {n} image{'s' * (n > 1)}",
             "x",
-            ratio(seconds[f"original, {n} image{'s' * (n > 1)}"], seconds[f"step, {n} image{'s' * (n > 1)}"]),
+            ratio(
+                seconds[f"original, {n} image{'s' * (n > 1)}"],
+                seconds[f"step, {n} image{'s' * (n > 1)}"],
+            ),
             at_least(10),
         )
         for n in (1, 4)
@@ -170,9 +173,7 @@ def _original(backbone: Backbone, head: Head) -> OriginalTraining:
     assert dense is not None
     void = head.info.identity.void
     weights, biases = list(dense.weights), list(dense.biases)
-    return OriginalTraining(
-        backbone, weights, biases, learning_rate=PLAIN.learning_rate, void=void
-    )
+    return OriginalTraining(backbone, weights, biases, learning_rate=PLAIN.learning_rate, void=void)
 
 
 def _gradient_difference(

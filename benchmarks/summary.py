@@ -22,8 +22,8 @@ def summary(results: list[Result]) -> str:
     lines = [
         "# What was to be reached, and what was",
         "",
-        "Made by `python -m benchmarks summary` from the JSON files beside it; `make bench` measures "
-        "everything again. A figure is a median with its quartiles.",
+        "Made by `python -m benchmarks summary` from the JSON files beside it; `make bench` "
+        "measures everything again. A figure is a median with its quartiles.",
         "",
         "| what | goal | reached | | by |",
         "|---|---|---|---|---|",
