@@ -68,7 +68,7 @@ def measured(settings: Settings, device: torch.device) -> list[Row]:
         head = random_head(folder / "head", identity, hidden=HIDDEN)
     batches = _in_memory(backbone, head, in_memory, side, device)
     seconds = [s * VOC_TRAIN / in_memory for s in _epochs(head, batches, device, rounds)]
-    floors = _floors(batches[0][0], len(identity.classes), device)
+    floors = _floors(batches[0], len(identity.classes), device)
     floor = max(floors.values()) * VOC_TRAIN
     note = ", ".join(f"{name} {VOC_TRAIN * s:.2f} s" for name, s in floors.items())
     speed = Spread(*(images / s for s in (extraction.median, extraction.high, extraction.low)), 1)

@@ -32,18 +32,21 @@ def natural_scenes(root: Path, images: int, size: tuple[int, int] = (333, 500)) 
 
 
 def crowd(root: Path, images: int, side: int = 32) -> VocDataset:
-    """Make a data set of very many small images, links to a hundred drawn ones.
+    """Make a data set of very many small images, links to a hundred drawn ones at most.
 
     Split ``train`` has all of them, ``val`` as well.
     """
     drawn = root.with_name(f"{root.name}-drawn")
-    write_scenes(drawn, images=100, seed=0, size=(side, side))
+    different = max(3, min(100, images))
+    write_scenes(drawn, images=different, seed=0, size=(side, side))
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     names = [f"image_{n:06d}" for n in range(images)]
     for n, name in enumerate(names):
         for folder in ("JPEGImages", "SegmentationClass"):
-            os.link(drawn / folder / f"scene_{n % 100:04d}.png", root / folder / f"{name}.png")
+            os.link(
+                drawn / folder / f"scene_{n % different:04d}.png", root / folder / f"{name}.png"
+            )
     (root / "classes.txt").write_text((drawn / "classes.txt").read_text())
     for split in ("train", "val"):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
