@@ -1,6 +1,7 @@
 """Worker processes for an extraction, on this machine or on a cluster, through joblib."""
 
 import importlib
+import os
 import signal
 import threading
 import time
@@ -88,11 +89,13 @@ class Workers:
             parallel = stack.enter_context(
                 joblib.Parallel(n_jobs=count, batch_size=1, pre_dispatch="all")
             )
+            parent = None
             if self.backend == "loky":
+                parent = os.getpid()
                 with _without_interrupts():
                     parallel(joblib.delayed(_begin)() for _ in range(count))
             results: list[T] = parallel(
-                joblib.delayed(_do)(task, number) for number in range(count)
+                joblib.delayed(_do)(task, number, parent) for number in range(count)
             )
             return results
 
@@ -178,9 +181,18 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _do(task: Callable[[int], T], number: int) -> T:
+def _do(task: Callable[[int], T], number: int, parent: int | None) -> T:
     """Run a task: what dask is given has to be hashable, which a task need not be."""
+    if parent is not None and parent != os.getpid():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     return task(number)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, which joblib's would not notice."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)  # as a crash would: nothing that is finished is lost
 
 
 def _begin() -> None:
