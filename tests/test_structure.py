@@ -71,6 +71,7 @@ def test_imports_run_one_way(module: str) -> None:
     ("library", "parts"),
     [
         ("h5py", {"cache"}),
+        ("joblib", {"stages"}),
         ("click", {"cli"}),
         ("rich", {"cli"}),
         ("matplotlib", {"reporting"}),
