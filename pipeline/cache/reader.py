@@ -169,7 +169,8 @@ class FeatureCache:
         """
         if differences := self.identity.differences(expected):
             raise CacheMismatchError(
-                f"{self.path}: {what} needs a cache made otherwise ({'; '.join(differences)})"
+                f"{self.path}: {what} needs a cache made otherwise ({'; '.join(differences)}); "
+                "use the cache it was made from, or make it again from this one"
             )
 
     def close(self) -> None:

@@ -137,8 +137,14 @@ def fit_dense(
             key=_run_key(begin, settings, training, validation, keep),
             keep_best=keep == "best",
         )
-        if team.leads and run.resume():
-            progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
+        if team.leads:
+            if run.resume():
+                progress.say(f"going on after epoch {run.epochs_done}, from {run.checkpoint}")
+            elif (kept := run.set_aside()) is not None:
+                progress.say(
+                    f"{run.checkpoint} is of a run with other settings; beginning anew, "
+                    f"it is kept as {kept.name}"
+                )
         run.follow(team)
         if run.epochs_done < 0:
             run.record(train_loss=None, validation=_validate(begin, trainer, validation, team))

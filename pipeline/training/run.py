@@ -103,6 +103,19 @@ class TrainingRun:
         self._best = best
         return True
 
+    def set_aside(self) -> Path | None:
+        """Give the checkpoint of another run, if there is one, a name of its own.
+
+        Returns
+        -------
+        Path or None
+            Where it lies now. One that lay there before is overwritten.
+        """
+        if not self.checkpoint.exists():
+            return None
+        other = self.checkpoint.with_name(self.checkpoint.name + ".other")
+        return self.checkpoint.replace(other)
+
     def follow(self, team: Team) -> None:
         """Go on from where the first process of a team stands.
 

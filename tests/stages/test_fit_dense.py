@@ -147,8 +147,18 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(
     listening = StopAt()
     fit_dense(cache, out=out, progress=listening, **second)
     assert not any(line.startswith("going on") for line in listening.lines)
+    checkpoint = tmp_path / "dense.checkpoint"
+    assert listening.lines[0] == (
+        f"{checkpoint} is of a run with other settings; beginning anew, "
+        "it is kept as dense.checkpoint.other"
+    )
     fit_dense(cache, out=tmp_path / "fresh", **second)
     assert out.read_bytes() == (tmp_path / "fresh").read_bytes()
+    # Under its own name, with its own settings, it can still be gone on from.
+    (tmp_path / "dense.checkpoint.other").rename(checkpoint)
+    listening = StopAt()
+    fit_dense(cache, out=out, progress=listening, **first)
+    assert listening.lines[0].startswith("going on after epoch 1")
 
 
 def test_a_damaged_checkpoint_is_an_error(cache, sparse_head, tmp_path):

@@ -67,7 +67,7 @@ def test_workers_of_this_machine(dataset, alone, capsys):
     # What is complete is known without starting any process.
     start = time.monotonic()
     assert main([*WORDS, "--out", "cache", "--workers", "2"]) == 0
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
     assert "7 images, 0 computed now" in capsys.readouterr().out
     assert contents("cache") == alone
 
