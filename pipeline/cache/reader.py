@@ -1,10 +1,6 @@
 """Reading a cache: what it holds, and values that have been checked against their digests."""
 
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,85 +9,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import own_array, own_member, read_unchecked
+from pipeline.cache.arrays import Unchecked, own_array, own_member, read_unchecked
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.files import (
     REMEDY,
     UNREADABLE,
-    get_text,
-    open_described,
-    open_readable,
 )
 from pipeline.cache.forms import require_form, require_values
+from pipeline.cache.handles import Handles, Shard
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards
 from pipeline.cache.shards import RESERVED, StoredImage
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, CacheNotFoundError
 from pipeline.identity import Identity
 
-_OPEN_FILES = 8
 _BESIDE = 1 << 17
 """Bytes from which on an array is checked beside the reading of the next, in a thread."""
-
-
-class Handles:
-    """A few open files, reopened in every process: HDF5 handles survive neither fork nor pickle."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self.checks = ThreadPoolExecutor(1)  # has no thread before something is submitted
-        self.files: OrderedDict[tuple[Path, str], h5py.File] = OrderedDict()
-
-    def get(self, path: Path, digest: str) -> h5py.File:
-        """Give a shard, opened in this process.
-
-        Raises
-        ------
-        CacheMismatchError
-            If its header has another digest: it has been written anew.
-        """
-        if self._process != os.getpid():
-            self._begin()
-        with self._lock:
-            file = self.files.pop((path, digest), None) or _open_shard(path, digest)
-            self.files[path, digest] = file
-            if len(self.files) > _OPEN_FILES:
-                # Not closed but let go: another thread may be reading from it.
-                self.files.popitem(last=False)
-        return file
-
-    def close(self) -> None:
-        """Close those of this process."""
-        if self._process == os.getpid():
-            self.checks.shutdown()
-            for file in self.files.values():
-                file.close()
-        self._begin()
-
-    def __reduce__(self) -> tuple[type["Handles"], tuple[()]]:
-        return Handles, ()
-
-
-def _open_shard(path: Path, digest: str) -> h5py.File:
-    """Open a shard whose header has been read before; what it is to say is known."""
-    file = open_readable(path)
-    if not _has_digest(file, digest):
-        file.close()
-        open_described(path, "shard")[0].close()  # may have better words
-        raise CacheMismatchError(
-            f"{path}: was written anew while it was being read; run this again"
-        )
-    return file
-
-
-def _has_digest(file: h5py.File, digest: str) -> bool:
-    try:
-        return get_text(file.attrs, "xxh3") == digest
-    except UNREADABLE:
-        return False
 
 
 class FeatureCache:
@@ -323,19 +255,18 @@ class CachedSplit:
         What is made of an array must not leave the block otherwise than by its end: a large one is
         compared with its digest while the next is read and decoded, which hides most of the cost.
         """
-        file = self._file(image_id)
+        shard = self._shard(image_id)
         checks = []
         name = ""
 
         def read() -> Iterator[StoredArray]:
             nonlocal name
-            group = own_member(file, image_id, h5py.Group)
             for name in names:
-                dataset = own_array(group, name)
-                require_form(self.identity, name, dataset.dtype, dataset.shape)
-                found = read_unchecked(dataset)
+                found = self._handles.read_again(shard, image_id, name)
+                if found is None:
+                    found = self._find(shard, image_id, name)
                 require_values(self.identity, name, found.array)
-                if dataset.nbytes < _BESIDE:
+                if found.array.values.nbytes < _BESIDE:
                     found.check()
                 else:
                     checks.append((name, self._handles.checks.submit(found.check)))
@@ -346,14 +277,25 @@ class CachedSplit:
             for checked, check in checks:
                 name = checked
                 check.result()
+        except CacheError:  # some of which are errors of the system as well
+            raise
         except UNREADABLE as error:
             raise self._damaged(image_id, name, error) from error
 
-    def _file(self, image_id: str) -> h5py.File:
+    def _find(self, shard: Shard, image_id: str, name: str) -> Unchecked:
+        """Read an array through HDF5."""
+        group = own_member(self._handles.get(shard), image_id, h5py.Group)
+        dataset = own_array(group, name)
+        require_form(self.identity, name, dataset.dtype, dataset.shape)
+        found = read_unchecked(dataset)
+        self._handles.remember(shard, image_id, dataset, found)
+        return found
+
+    def _shard(self, image_id: str) -> Shard:
         if image_id not in self.where:
             raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
         path = self.where[image_id]
-        return self._handles.get(path, self._digests[path])
+        return path, self._digests[path]
 
     def _damaged(self, image_id: str, name: str, error: Exception) -> CacheDamagedError:
         """Say where it is that h5py raised something."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from pipeline.cache import FeatureCache, ShardHeader, reader
+from pipeline.cache import CachedSplit, FeatureCache, ShardHeader, reader
 from pipeline.cache.files import get_text, set_text
 from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 
@@ -97,6 +97,59 @@ def test_more_shards_than_files_are_held_open(make_sketch, tmp_path):
 def checking(request, monkeypatch):
     """Have arrays of any size checked where they are read, or in the other thread."""
     monkeypatch.setattr(reader, "_BESIDE", 1 if request.param == "beside" else 1 << 30)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_what_was_read_before_is_read_again_without_hdf5(make_sketch, tmp_path, dtype, monkeypatch):
+    split = make_sketch(dtype=dtype).write(tmp_path)["train"]
+    names = (*TAPS, "label", "image")  # the original label is compressed
+    first = {(i, name): read(split, i, name) for i in split.image_ids for name in names}
+    monkeypatch.setattr(CachedSplit, "_find", None)
+    for (image_id, name), values in first.items():
+        np.testing.assert_array_equal(read(split, image_id, name), values)
+
+
+def test_damage_between_two_readings_is_found(make_sketch, tmp_path):
+    """Even where the file's time tells nothing."""
+    sketch = make_sketch()
+    split = sketch.write(tmp_path)["train"]
+    path = sketch.plans[0].path
+    image_id = next(iter(sketch.plans[0].sources))
+    before = split.maps(image_id, TAPS)
+    whole, times = path.read_bytes(), path.stat()
+    payload = sketch.records[image_id].maps["deep"].tobytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(payload)] ^= 1
+    for content in (damaged, whole[: whole.index(payload) + 3]):
+        with path.open("r+b") as file:
+            file.write(content)
+            file.truncate()
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(CacheDamagedError, match="deep is damaged"):
+            split.maps(image_id, TAPS)
+    with path.open("r+b") as file:
+        file.write(whole)
+    for one, other in zip(split.maps(image_id, TAPS), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_shard_that_was_written_anew_is_not_read_by_what_was_known_of_the_old_one(
+    make_sketch, tmp_path
+):
+    sketch = make_sketch()
+    split = sketch.write(tmp_path / "one")["train"]
+    path = sketch.plans[0].path
+    image_id = next(iter(sketch.plans[0].sources))
+    split.maps(image_id, TAPS)
+    split._handles.files.clear()
+    other = make_sketch(weights="4567")
+    other.write(tmp_path / "other")
+    other.plans[0].path.replace(path)
+    with pytest.raises(CacheMismatchError, match="written anew"):
+        split.maps(image_id, TAPS)
+    path.unlink()
+    with pytest.raises(CacheNotFoundError, match=path.name):
+        split.maps(image_id, TAPS)
 
 
 @pytest.mark.usefixtures("checking")
