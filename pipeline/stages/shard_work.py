@@ -194,9 +194,7 @@ class ShardWork:
             If no image of a split can be used.
         """
         computed = 0
-        for (
-            split
-        ) in self.plans.shards:  # one after the other: each can be used as soon as it is there
+        for split in self.plans.shards:  # one by one: each can be used as soon as it is there
             computed += self._write_shards(split)
             self._write_samples(split)
         if not self.plans.part.is_all:
