@@ -27,17 +27,20 @@ def make_folder(path: Path) -> None:
 
 def _require_no_file(path: Path) -> None:
     """Raise WriteError if a file, or a link to nowhere, is where a folder would have to be."""
-    try:
-        # The nearest that there is; what it lies in is a folder, or it could not be there.
-        found = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-        if not found.exists():
+    # Not by next() on a generator: Ctrl-C would be lost in one that is thrown away half-way.
+    for found in (path, *path.parents):
+        try:
+            there, sound, folder = os.path.lexists(found), found.exists(), found.is_dir()
+        except PermissionError:
+            return  # making the folder will tell
+        if there and not sound:
             raise WriteError(
                 f"{found}: is a link that leads nowhere; give another path, or remove it"
             )
-        if not found.is_dir():
+        if there and not folder:
             raise WriteError(f"{found}: is no folder; give another path, or remove it")
-    except (StopIteration, PermissionError):
-        return  # making the folder will tell
+        if there:
+            return  # what it lies in is a folder, or it could not be there
 
 
 def sync_folder(folder: Path) -> None:

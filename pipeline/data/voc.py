@@ -275,7 +275,11 @@ def _require_layout(root: Path) -> None:
 def _find(folder: Path, image_id: str, suffixes: tuple[str, ...]) -> Path:
     """Return the file of ``folder`` called ``image_id`` with one of ``suffixes``, in any case."""
     candidates = [f"{image_id}{s}" for s in (*suffixes, *(suffix.upper() for suffix in suffixes))]
-    found = next((folder / name for name in candidates if os.path.lexists(folder / name)), None)
+    found = None
+    for name in candidates:  # not by next() on a generator, in which Ctrl-C could be lost
+        if os.path.lexists(folder / name):
+            found = folder / name
+            break
     if found is None and folder.is_dir():
         spelt_otherwise = (
             path

@@ -77,7 +77,7 @@ def require_room(directory: Path, lasting: int, passing: int, identity: Identity
     SpaceError
         If it does not fit.
     """
-    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    existing, *_ = [p for p in (directory, *directory.absolute().parents) if p.exists()]
     free = shutil.disk_usage(existing).free
     headers, _ = scan_shards(directory)
     freed = sum(h.path.stat().st_size for h in headers if h.identity != identity)

@@ -18,6 +18,7 @@ from benchmarks.summary import write_summary
 from benchmarks.timing import Spread, in_turns, ratio
 from pipeline import Drawing, Features, Preprocessing, TrainSettings
 from pipeline.cache import SampleDrawer
+from pipeline.cache.encoding import StoredArray
 from pipeline.training import DenseTrainer
 
 
@@ -116,7 +117,7 @@ def test_the_original_method_samples_the_same_columns(scenes, backbone) -> None:
     drawer = SampleDrawer(identity_for(scenes, backbone, preprocessing), drawing)
     for image_id in scenes.image_ids("val")[:2]:
         image, label = original._decode(image_id)
-        maps = [m[0].numpy() for m in backbone(image[None])]
+        maps = [StoredArray(m[0].numpy()) for m in backbone(image[None])]
         drawer.draw(image_id, maps, label)
         columns, classes = original.sample(image_id, image, label)
         own = drawer.samples()
