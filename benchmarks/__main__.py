@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.settings import RESULTS, Settings
 from benchmarks.summary import write_summary
+from pipeline.cli.memory import keep_freed_memory
 
 NAMES = ("extract", "reading", "step", "predict", "memory", "many", "repro", "gpu")
 
@@ -29,6 +30,7 @@ def main() -> None:
         parser.error(f"no benchmark {min(unknown)}; there are {', '.join(NAMES)}, summary")
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    keep_freed_memory()  # as every command does; the opponents gain from it as well
     settings = Settings(
         scale="quick" if options.quick else "full",
         rounds=options.rounds,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.settings import ROOT
-from benchmarks.timing import in_turns
+from benchmarks.timing import Took, in_turns
 
 
 class CannotCompete(Exception):
@@ -55,15 +55,15 @@ class Contestant:
             self.leave()
             raise
 
-    def segment(self) -> float:
-        """Have it segment once; give the seconds it took."""
+    def segment(self) -> Took:
+        """Have it segment once."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise CannotCompete(self._last_words()) from error
-        return float(self._answer()["seconds"])
+        return Took(float(self._answer()["seconds"]))
 
     def peak(self) -> int:
         """End it, and give the bytes that segmenting took beyond its imports."""

@@ -17,7 +17,7 @@ from benchmarks.opponents import OriginalExtraction, PlainNetwork
 from benchmarks.results import Result, Row, at_least, at_most
 from benchmarks.settings import Settings
 from benchmarks.subjects import natural_scenes
-from benchmarks.timing import Spread, fastest, in_turns, ratio
+from benchmarks.timing import Spread, Took, fastest, in_turns, ratio
 from pipeline import (
     Backbone,
     Drawing,
@@ -75,11 +75,11 @@ def _backbone_rows(
     few = image_ids[: max(1, len(image_ids) // 4)]  # it takes so long
     out = folder / "cache"
 
-    def extraction() -> float:
+    def extraction() -> Took:
         shutil.rmtree(out, ignore_errors=True)
         start = perf_counter()
         extract(dataset, backbone, out, splits=["train"], preprocessing=preprocessing)
-        return perf_counter() - start
+        return Took(perf_counter() - start)
 
     contenders: dict[str, Callable[[], object]] = {
         ALONE[0]: partial(plain.batched, images),
@@ -146,11 +146,11 @@ def _clocked(owner: type, spent: list[float]) -> Iterator[None]:
         yield
 
 
-def _share_of_sampling(extraction: Callable[[], float]) -> float:
+def _share_of_sampling(extraction: Callable[[], Took]) -> float:
     """Give the share of an extraction's time that drawing samples takes, in a run of its own."""
     spent: list[float] = []
     with _clocked(SampleDrawer, spent):
-        total = extraction()
+        total = extraction().seconds
     return sum(spent) / total
 
 

@@ -13,7 +13,7 @@ from benchmarks.machine import machine
 from benchmarks.results import Result, Row, at_least, at_most
 from benchmarks.settings import Settings
 from benchmarks.subjects import identity_for, natural_scenes, random_head
-from benchmarks.timing import Spread, in_turns
+from benchmarks.timing import Spread, Took, in_turns
 from pipeline import Backbone, Head, Preprocessing, TrainSettings, load_backbone
 from pipeline.training import DenseTrainer
 
@@ -86,13 +86,13 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _timed(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    def once() -> float:
+def _timed(call: Callable[[], object], device: torch.device) -> Callable[[], Took]:
+    def once() -> Took:
         _finish(device)
         start = time.perf_counter()
         call()
         _finish(device)
-        return time.perf_counter() - start
+        return Took(time.perf_counter() - start)
 
     return once
 

@@ -130,7 +130,7 @@ def table(result: dict[str, Any]) -> str:
         "the label at 224x224. Read with and without them, in turn; medians over all images and "
         f"{result['rounds']} rounds; torch {result['software']['torch']} with {result['threads']} "
         f"threads on {result['cores']} cores. Large arrays are checked in a second thread while "
-        "the next is read and decoded. Made by `benchmarks/integrity.py`.",
+        "they are decoded. Made by `benchmarks/integrity.py`.",
         "",
         "| backbone | stored as | bytes per image | reading, ms | without digests, ms "
         "| share of reading (quartiles) | training on an image, ms | share of training |",

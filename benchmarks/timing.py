@@ -28,6 +28,13 @@ class Spread:
         return Spread(self.median * factor, self.low * factor, self.high * factor, self.count)
 
 
+@dataclass(frozen=True)
+class Took:
+    """What a contender returns that has measured itself."""
+
+    seconds: float
+
+
 def in_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
@@ -36,7 +43,7 @@ def in_turns(
     Parameters
     ----------
     contenders : mapping of name to callable
-        A call is one measurement. One that returns a float has measured itself, in seconds.
+        A call is one measurement; of one that returns :class:`Took`, what it says.
     rounds : int
         Measurements of each.
     warm_up : int
@@ -52,7 +59,7 @@ def in_turns(
         for name, call in contenders.items():
             start = time.perf_counter()
             own = call()
-            took = own if isinstance(own, float) else time.perf_counter() - start
+            took = own.seconds if isinstance(own, Took) else time.perf_counter() - start
             if nth >= warm_up:
                 seconds[name].append(took)
     return seconds

@@ -23,7 +23,7 @@ from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, C
 from pipeline.identity import Identity
 
 _BESIDE = 1 << 17
-"""Bytes from which on an array is checked beside the reading of the next, in a thread."""
+"""Bytes from which on arrays are checked in a thread, beside their decoding."""
 
 
 class FeatureCache:
@@ -206,7 +206,7 @@ class CachedSplit:
         """Read feature maps as they are stored."""
         self._require_taps(taps)
         with self._reading(image_id, *taps) as arrays:
-            return list(arrays)
+            return arrays
 
     def _require_taps(self, taps: Sequence[str]) -> None:
         if strange := set(taps) - set(self.identity.tap_names):
@@ -246,37 +246,38 @@ class CachedSplit:
 
     def _values(self, image_id: str, name: str) -> NDArray[np.uint8]:
         with self._reading(image_id, name) as arrays:
-            return next(arrays).values
+            return arrays[0].values
 
     @contextmanager
-    def _reading(self, image_id: str, *names: str) -> Iterator[Iterator[StoredArray]]:
-        """Read arrays in a block that only ends well if all of them are right.
+    def _reading(self, image_id: str, *names: str) -> Iterator[list[StoredArray]]:
+        """Read arrays for a block that only ends well if all of them are right.
 
-        What is made of an array must not leave the block otherwise than by its end: a large one is
-        compared with its digest while the next is read and decoded, which hides most of the cost.
+        What is made of an array must not leave the block otherwise than by its end: large ones are
+        compared with their digests while the block decodes them, which hides most of the cost.
         """
         shard = self._shard(image_id)
-        checks = []
+        read: dict[str, Unchecked] = {}
         name = ""
 
-        def read() -> Iterator[StoredArray]:
+        def check() -> None:
             nonlocal name
-            for name in names:
-                found = self._handles.read_again(shard, image_id, name)
-                if found is None:
-                    found = self._find(shard, image_id, name)
-                require_values(self.identity, name, found.array)
-                if found.array.values.nbytes < _BESIDE:
-                    found.check()
-                else:
-                    checks.append((name, self._handles.checks.submit(found.check)))
-                yield found.array
+            for checked, found in read.items():
+                name = checked
+                found.check()
 
         try:
-            yield read()
-            for checked, check in checks:
-                name = checked
-                check.result()
+            for name in names:
+                found = self._handles.read_again(shard, image_id, name)
+                read[name] = self._find(shard, image_id, name) if found is None else found
+                require_values(self.identity, name, read[name].array)
+            arrays = [found.array for found in read.values()]
+            if sum(array.values.nbytes for array in arrays) < _BESIDE:
+                check()
+                yield arrays
+            else:
+                checking = self._handles.checks.submit(check)
+                yield arrays
+                checking.result()
         except CacheError:  # some of which are errors of the system as well
             raise
         except UNREADABLE as error:
