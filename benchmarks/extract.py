@@ -49,7 +49,7 @@ def run(settings: Settings) -> Result:
             "decoded already, in the fastest of three ways. Extraction begins with JPEG files of "
             "natural size and ends with HDF5 on the disk, synced, digests and samples included. "
             "The original method enlarges and concatenates all taps and samples from that; it "
-            "writes its samples only. In bfloat16 extraction is measured where it is offered.",
+            "writes its samples only. There is no option for bfloat16 yet.",
         ],
     )
     with settings.folder() as folder:
