@@ -95,7 +95,8 @@ def _set_up(arena: Path, size: tuple[int, int], *, whole: bool) -> None:
     """Write the image, 30 labelled pixels of each class, and the weights, all or just some."""
     arena.mkdir()
     rng = np.random.default_rng(5)
-    image, mask = draw_scene(rng, *size)
+    scene = draw_scene(rng, *size)
+    image, mask = scene.image, scene.labels
     scribbles = np.zeros(size, np.uint8)
     for label in np.unique(mask[mask < 255]):
         pixels = np.flatnonzero(mask == label)

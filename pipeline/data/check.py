@@ -36,6 +36,8 @@ class Problem:
 def check_dataset(dataset: VocDataset, *, progress: Progress | None = None) -> list[Problem]:
     """Read every split file, image and mask, and list every problem.
 
+    Instance masks and annotation files are read where they are there.
+
     An image that several splits list is read once. Splits whose name begins with ``test`` may be
     without masks altogether; a mask that is there is checked.
 
@@ -73,10 +75,10 @@ def check_dataset(dataset: VocDataset, *, progress: Progress | None = None) -> l
         splits_of.items(), total=len(splits_of), unit="images", what="checking"
     ):
         needs_mask = not unlabelled.issuperset(splits)
-        problems += [
-            Problem(", ".join(splits), image_id, path, what)
-            for path, what in _check_image(dataset, image_id, needs_mask=needs_mask)
-        ]
+        found = list(_check_image(dataset, image_id, needs_mask=needs_mask))
+        # Objects are compared with the image and its mask, so these come first.
+        found += [] if found else _check_objects(dataset, image_id)
+        problems += [Problem(", ".join(splits), image_id, path, what) for path, what in found]
     return problems
 
 
@@ -121,3 +123,18 @@ def _check_image(
         dataset.require_size(path, mask, image_path, size)
     except DataError as error:
         yield path, str(error)
+
+
+def _check_objects(dataset: VocDataset, image_id: str) -> list[tuple[Path, str]]:
+    """List each file on the objects of an image that is not in order, and what is wrong with it."""
+    if dataset.has_annotation(image_id):
+        try:
+            dataset.read_annotation(image_id)
+        except DataError as error:
+            return [(dataset.root / "Annotations" / f"{image_id}.xml", str(error))]
+    if dataset.has_instance_mask(image_id):
+        try:
+            dataset.read_instances(image_id)
+        except DataError as error:
+            return [(dataset.root / "SegmentationObject" / f"{image_id}.png", str(error))]
+    return []

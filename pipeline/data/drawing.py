@@ -5,7 +5,7 @@ scene needs no supersampling and no drawing library. Lengths are in pixels.
 """
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 Field = npt.NDArray[np.floating[Any]]
 Surface = Callable[[Field, Field], Field]
+Corners = Mapping[str, tuple[float, float]]
 
 HUES = {"brick": 0.03, "ochre": 0.11, "moss": 0.29, "teal": 0.49, "denim": 0.6, "plum": 0.87}
 
@@ -33,12 +34,15 @@ class Thing:
         Two RGB colours, ``(2, 3)``, values 0 to 1.
     radius
         Half the extent along the longer axis, in pixels.
+    corners
+        Named places ``(u, v)`` on the outline: the keypoints of its class.
     """
 
     depth: Surface
     texture: Surface
     tones: Field
     radius: float
+    corners: Corners
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> Field:
@@ -98,11 +102,24 @@ def _ellipse(a: float, b: float) -> Surface:
     return depth
 
 
+def _ellipse_corners(a: float, b: float) -> Corners:
+    return {"right": (a, 0), "bottom": (0, b), "left": (-a, 0), "top": (0, -b)}
+
+
 def _panel(a: float, b: float, shear: float) -> Surface:
     def depth(u: Field, v: Field) -> Field:
         return np.minimum(a - np.abs(u + shear * v), b - np.abs(v))
 
     return depth
+
+
+def _panel_corners(a: float, b: float, shear: float) -> Corners:
+    return {
+        "top left": (-a + shear * b, -b),
+        "top right": (a + shear * b, -b),
+        "bottom right": (a - shear * b, b),
+        "bottom left": (-a - shear * b, b),
+    }
 
 
 def _blob(radius: float, lobes: Field, phases: Field) -> Surface:
@@ -117,6 +134,16 @@ def _blob(radius: float, lobes: Field, phases: Field) -> Surface:
     return depth
 
 
+def _blob_corners(radius: float, lobes: Field, phases: Field) -> Corners:
+    corners = {}
+    for quarter, name in enumerate(("right", "bottom", "left", "top")):
+        angle = quarter * np.pi / 2
+        waves = lobes * np.cos(np.arange(2, 2 + len(lobes)) * angle + phases)
+        reach = radius * (1 + float(waves.sum()))
+        corners[name] = (reach * np.cos(angle), reach * np.sin(angle))
+    return corners
+
+
 def _ribbon(length: float, width: float, sway: float, wave: float, phase: float) -> Surface:
     def depth(u: Field, v: Field) -> Field:
         turn = 2 * np.pi / wave
@@ -127,6 +154,11 @@ def _ribbon(length: float, width: float, sway: float, wave: float, phase: float)
         return inside
 
     return depth
+
+
+def _ribbon_corners(length: float, sway: float, wave: float, phase: float) -> Corners:
+    ends = {"left end": -length, "right end": length}
+    return {name: (u, sway * np.sin(u * 2 * np.pi / wave + phase)) for name, u in ends.items()}
 
 
 def melon(rng: np.random.Generator, scale: float) -> Thing:
@@ -140,7 +172,8 @@ def melon(rng: np.random.Generator, scale: float) -> Thing:
         waver = 1.5 * np.sin(u / 5 + phase)
         return soft_step(np.sin(2 * np.pi * (v + waver) / period + phase), 0.4)
 
-    return Thing(_ellipse(a, b), texture, _two_tones(rng, "moss", "ochre"), a)
+    tones = _two_tones(rng, "moss", "ochre")
+    return Thing(_ellipse(a, b), texture, tones, a, _ellipse_corners(a, b))
 
 
 def deckchair(rng: np.random.Generator, scale: float) -> Thing:
@@ -154,7 +187,8 @@ def deckchair(rng: np.random.Generator, scale: float) -> Thing:
         return soft_step(np.sin(2 * np.pi * u / period + phase), 0.5)
 
     tones = _two_tones(rng, "denim", "teal")
-    return Thing(_panel(a, b, rng.uniform(-0.3, 0.3)), texture, tones, a)
+    shear = rng.uniform(-0.3, 0.3)
+    return Thing(_panel(a, b, shear), texture, tones, a, _panel_corners(a, b, shear))
 
 
 def quilt(rng: np.random.Generator, scale: float) -> Thing:
@@ -167,7 +201,8 @@ def quilt(rng: np.random.Generator, scale: float) -> Thing:
         return soft_step(np.sin(np.pi * u / half) * np.sin(np.pi * v / half), 0.12)
 
     tones = _two_tones(rng, "plum", "denim")
-    return Thing(_panel(a, b, rng.uniform(-0.15, 0.15)), texture, tones, a)
+    shear = rng.uniform(-0.15, 0.15)
+    return Thing(_panel(a, b, shear), texture, tones, a, _panel_corners(a, b, shear))
 
 
 def ladybird(rng: np.random.Generator, scale: float) -> Thing:
@@ -182,7 +217,8 @@ def ladybird(rng: np.random.Generator, scale: float) -> Thing:
         along = v - row * 0.8 * pitch
         return soft_step(np.hypot((across - np.round(across)) * pitch, along) - 0.27 * pitch, 0.7)
 
-    return Thing(_ellipse(a, b), texture, _two_tones(rng, "brick", "plum"), a)
+    tones = _two_tones(rng, "brick", "plum")
+    return Thing(_ellipse(a, b), texture, tones, a, _ellipse_corners(a, b))
 
 
 def pebble(rng: np.random.Generator, scale: float) -> Thing:
@@ -199,7 +235,8 @@ def pebble(rng: np.random.Generator, scale: float) -> Thing:
         return grain[row, column]
 
     tones = _two_tones(rng, "ochre", "brick")
-    return Thing(_blob(radius, lobes, phases), texture, tones, radius)
+    corners = _blob_corners(radius, lobes, phases)
+    return Thing(_blob(radius, lobes, phases), texture, tones, radius, corners)
 
 
 def snake(rng: np.random.Generator, scale: float) -> Thing:
@@ -214,7 +251,8 @@ def snake(rng: np.random.Generator, scale: float) -> Thing:
         return soft_step(np.sin(2 * np.pi * u / period + phase) + 0.25, 0.3)
 
     depth = _ribbon(length, width, sway, wave, phase)
-    return Thing(depth, texture, _two_tones(rng, "teal", "moss"), length)
+    tones = _two_tones(rng, "teal", "moss")
+    return Thing(depth, texture, tones, length, _ribbon_corners(length, sway, wave, phase))
 
 
 THINGS: dict[str, Callable[[np.random.Generator, float], Thing]] = {

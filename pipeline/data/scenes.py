@@ -10,12 +10,14 @@ import math
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.annotations import AnnotatedObject, Box, Keypoint, write_annotation
 from pipeline.data.drawing import HUES, THINGS, Field, Thing, smooth_noise, soft_step, tone
 from pipeline.data.palette import write_mask
 from pipeline.errors import DataError
@@ -26,9 +28,34 @@ SCENE_CLASSES = ("background", *THINGS)
 """Class names of the scenes, index = label."""
 
 VOID = 255
-_FOLDERS = (Path("JPEGImages"), Path("SegmentationClass"), Path("ImageSets/Segmentation"))
+_FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationObject", "Annotations")
+_SPLITS = Path("ImageSets/Segmentation")
 _CLASSES_FILE = "".join(f"{line}\n" for line in (*SCENE_CLASSES, f"# void: {VOID}"))
-_SCENE_FILE = re.compile(r"scene_\d{4,}\.png")
+_SCENE_FILE = re.compile(r"scene_\d{4,}\.(png|xml)")
+# How far from a corner, in pixels, a pixel of its object shows it.
+_CORNER_REACH = 1.5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn image and all that is known of it.
+
+    Attributes
+    ----------
+    image
+        ``(H, W, 3)`` uint8 RGB.
+    labels
+        ``(H, W)`` uint8 classes, void (255) on the two pixels where instances touch.
+    instances
+        ``(H, W)`` uint8 numbers of the objects that show, 0 for background, void as in ``labels``.
+    objects
+        Class, box and corners of the objects, in the order of their numbers.
+    """
+
+    image: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.uint8]
+    objects: tuple[AnnotatedObject, ...]
 
 
 def write_scenes(
@@ -76,23 +103,25 @@ def write_scenes(
         raise DataError(f"no image sizes lie in {size}: give (least, greatest), least 16 or more")
     out = Path(out)
     _clear(out)
-    pictures, masks, splits = (out / part for part in _FOLDERS)
+    pictures, masks, instance_masks, annotations = (out / part for part in _FOLDERS)
     # First, because it is the mark by which a later run knows the folder.
     write_whole(out / "classes.txt", _CLASSES_FILE)
     names = [f"scene_{index:04d}" for index in range(images)]
     tracked = (progress or Silent()).track(names, total=images, unit="scenes", what="drawing")
     for index, name in enumerate(tracked):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        height, width = rng.integers(size[0], size[1] + 1, 2)
-        image, mask = draw_scene(rng, int(height), int(width))
+        height, width = rng.integers(size[0], size[1] + 1, 2).tolist()
+        scene = draw_scene(rng, height, width)
         with written_whole(pictures / f"{name}.png") as file:
-            Image.fromarray(image).save(file, format="PNG")
-        write_mask(masks / f"{name}.png", mask)
+            Image.fromarray(scene.image).save(file, format="PNG")
+        write_mask(masks / f"{name}.png", scene.labels)
+        write_mask(instance_masks / f"{name}.png", scene.instances)
+        write_annotation(annotations / f"{name}.xml", f"{name}.png", (height, width), scene.objects)
     # Last, because a data set without split files is not taken for a complete one.
     train = [name for index, name in enumerate(names) if index % 3 != 2]
     members = {"train": train, "val": names[2::3], "trainval": names}
     for split, listed in members.items():
-        write_whole(splits / f"{split}.txt", "\n".join(listed) + "\n")
+        write_whole(out / _SPLITS / f"{split}.txt", "\n".join(listed) + "\n")
     return out
 
 
@@ -103,14 +132,14 @@ def _clear(out: Path) -> None:
     if not out.is_dir():
         raise DataError(f"{out} is not a folder: name one for the scenes")
     remove_leftovers(out / "classes.txt")
-    for folder in _FOLDERS[:2]:
-        remove_leftovers(out / folder / "scene_*.png")
-    ours = {"classes.txt", *(folder.parts[0] for folder in _FOLDERS)}
+    for folder in _FOLDERS:
+        remove_leftovers(out / folder / "scene_*")
+    ours = {"classes.txt", _SPLITS.parts[0], *_FOLDERS}
     present = [path for path in out.iterdir() if not path.name.startswith(".")]
     mark = out / "classes.txt"
     marked = mark.is_file() and mark.read_bytes() == _CLASSES_FILE.encode()
     foreign = [path for path in present if path.name not in ours or not marked]
-    for folder in _FOLDERS[:2]:
+    for folder in _FOLDERS:
         foreign += [p for p in (out / folder).glob("*") if not _SCENE_FILE.fullmatch(p.name)]
     if foreign:
         raise DataError(f"{out} holds {min(foreign)}, which is no scene: name a new folder")
@@ -121,10 +150,8 @@ def _clear(out: Path) -> None:
             (out / name).unlink(missing_ok=True)
 
 
-def draw_scene(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Draw one scene and its mask.
+def draw_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
+    """Draw one scene.
 
     Parameters
     ----------
@@ -135,28 +162,54 @@ def draw_scene(
 
     Returns
     -------
-    image : npt.NDArray[np.uint8]
-        ``(H, W, 3)`` RGB.
-    mask : npt.NDArray[np.uint8]
-        ``(H, W)`` labels, void (255) on the two pixels where instances touch.
+    Scene
     """
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) + np.float32(0.5)
     canvas = _background(rng, ys, xs)
     instances = np.zeros((height, width), dtype=np.uint8)
     labels = np.zeros((height, width), dtype=np.uint8)
     light = rng.uniform(-0.9, -0.1) * math.pi  # from above
+    drawn: list[tuple[str, dict[str, tuple[float, float]]]] = []
     for number in range(1, 1 + int(rng.integers(4, 8))):
         label = int(rng.integers(1, len(SCENE_CLASSES)))
         thing = THINGS[SCENE_CLASSES[label]](rng, rng.uniform(0.85, 1.2))
         y, x = rng.uniform(0.08, 0.92) * height, rng.uniform(0.08, 0.92) * width
-        cover = _paint(canvas, thing, ys - y, xs - x, rng.uniform(-0.6, 0.6), light)
+        angle = rng.uniform(-0.6, 0.6)
+        cover = _paint(canvas, thing, ys - y, xs - x, angle, light)
         instances[cover >= 0.5] = number
         labels[cover >= 0.5] = label
+        corners = {name: _turn_back(u, v, angle) for name, (u, v) in thing.corners.items()}
+        placed = {name: (x + dx, y + dy) for name, (dx, dy) in corners.items()}
+        drawn.append((SCENE_CLASSES[label], placed))
     canvas *= _lighting(rng, ys, xs, light)[..., None]
     canvas *= rng.normal(1, 0.04, 3).astype(np.float32)
     canvas += 0.012 * rng.standard_normal(canvas.shape, dtype=np.float32)
-    labels[_seams(instances)] = VOID
-    return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8), labels
+    seams = _seams(instances)
+    labels[seams] = VOID
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    shown = [
+        number for number in range(1, 1 + len(drawn)) if ((instances == number) & ~seams).any()
+    ]
+    objects = [_object(instances == number, *drawn[number - 1]) for number in shown]
+    renumbered = np.zeros(1 + len(drawn), dtype=np.uint8)
+    renumbered[shown] = np.arange(1, 1 + len(shown))
+    numbers = renumbered[instances]
+    numbers[seams] = VOID
+    return Scene(image, labels, numbers, tuple(objects))
+
+
+def _object(
+    own: npt.NDArray[np.bool_], name: str, corners: dict[str, tuple[float, float]]
+) -> AnnotatedObject:
+    """Describe an object by its pixels and its corners (x, y), some of which others may cover."""
+    ys, xs = np.nonzero(own)
+    box = Box(float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+    keypoints = {}
+    for corner, (x, y) in corners.items():
+        reached = np.hypot(ys + 0.5 - y, xs + 0.5 - x) <= _CORNER_REACH
+        inside = 0 <= y < own.shape[0] and 0 <= x < own.shape[1]
+        keypoints[corner] = Keypoint(float(x), float(y), bool(inside and reached.any()))
+    return AnnotatedObject(name, box, keypoints)
 
 
 def _background(rng: np.random.Generator, ys: Field, xs: Field) -> Field:
@@ -193,6 +246,12 @@ def _turn(dx: Field, dy: Field, angle: float) -> tuple[Field, Field]:
     """Return offsets along the axes of a thing that is turned by ``angle``."""
     cos, sin = math.cos(angle), math.sin(angle)
     return cos * dx + sin * dy, cos * dy - sin * dx
+
+
+def _turn_back(u: float, v: float, angle: float) -> tuple[float, float]:
+    """Return the offsets of a place on a thing that is turned by ``angle``; undoes `_turn`."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return cos * u - sin * v, sin * u + cos * v
 
 
 def _lighting(rng: np.random.Generator, ys: Field, xs: Field, light: float) -> Field:

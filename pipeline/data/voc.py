@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.annotations import AnnotatedObject, read_annotation
 from pipeline.data.files import list_folder, require_file
 from pipeline.data.images import (
     IMAGE_SUFFIXES,
@@ -16,6 +17,7 @@ from pipeline.data.images import (
     list_images,
     read_image,
 )
+from pipeline.data.instances import Instances, find_instances
 from pipeline.data.listings import parse_classes, parse_split, require_classes
 from pipeline.data.palette import read_mask
 from pipeline.errors import DataError
@@ -64,6 +66,8 @@ class VocDataset:
         ROOT/SegmentationClass/<image id>.png    class indices, mode P or L
         ROOT/ImageSets/Segmentation/<split>.txt  one image id per line
         ROOT/classes.txt                         optional: one class name per line
+        ROOT/SegmentationObject/<image id>.png   optional: numbers of objects, mode P or L
+        ROOT/Annotations/<image id>.xml          optional: boxes and keypoints of objects
 
     Masks are needed only where they are read: a test split may have none.
 
@@ -192,6 +196,34 @@ class VocDataset:
         """
         return _find(self.root / "SegmentationClass", image_id, (".png",))
 
+    def instance_mask_path(self, image_id: str) -> Path:
+        """Return the path of an instance mask.
+
+        Raises
+        ------
+        DataError
+            If there is none, or it is no file that can be read.
+        """
+        return _find(self.root / "SegmentationObject", image_id, (".png",))
+
+    def annotation_path(self, image_id: str) -> Path:
+        """Return the path of an annotation file.
+
+        Raises
+        ------
+        DataError
+            If there is none, or it is no file that can be read.
+        """
+        return _find(self.root / "Annotations", image_id, (".xml",))
+
+    def has_instance_mask(self, image_id: str) -> bool:
+        """Tell whether something is called like an image's instance mask."""
+        return os.path.lexists(self.root / "SegmentationObject" / f"{image_id}.png")
+
+    def has_annotation(self, image_id: str) -> bool:
+        """Tell whether something is called like an image's annotation file."""
+        return os.path.lexists(self.root / "Annotations" / f"{image_id}.xml")
+
     def read_image(self, image_id: str) -> npt.NDArray[np.uint8]:
         """Read an image, ``(H, W, 3)`` uint8 RGB; see `pipeline.data.images.read_image`.
 
@@ -216,6 +248,48 @@ class VocDataset:
         self.require_size(path, mask, image_path, image_size(image_path))
         self.require_labels(path, mask)
         return mask
+
+    def read_instances(self, image_id: str) -> Instances:
+        """Read which pixels belong to which object, and each object's class and box.
+
+        Raises
+        ------
+        DataError
+            If a mask is missing, unreadable or not of its image's size, an object has no class, or
+            the annotation file is another image's or cannot be read.
+        """
+        path, image_path = self.instance_mask_path(image_id), self.image_path(image_id)
+        mask = read_mask(path)
+        self.require_size(path, mask, image_path, image_size(image_path))
+        annotated = self.read_annotation(image_id) if self.has_annotation(image_id) else None
+        labels = self.read_mask(image_id)
+        return find_instances(path, mask, labels, annotated, self.classes, self.void)
+
+    def read_annotation(self, image_id: str) -> tuple[AnnotatedObject, ...]:
+        """Read the objects of an image as its annotation file lists them.
+
+        Raises
+        ------
+        DataError
+            If the file is missing or cannot be read, or an object is of no known class or lies
+            outside the image.
+        """
+        path = self.annotation_path(image_id)
+        height, width = image_size(self.image_path(image_id))
+        objects = read_annotation(path)
+        for number, found in enumerate(objects, start=1):
+            left, top, right, bottom = found.box
+            if found.name not in self.classes[1:]:
+                raise DataError(
+                    f"{path}: object {number} is a {found.name!r}, which is no class here:"
+                    " correct the file, or name the class in classes.txt"
+                )
+            if left < 0 or top < 0 or right > width or bottom > height:
+                raise DataError(
+                    f"{path}: object {number} has a box that leaves its image of {width}x{height}"
+                    " pixels: correct the file"
+                )
+        return objects
 
     @staticmethod
     def require_size(
