@@ -92,6 +92,7 @@ class FitSparseParams(_Section):
     estimator: str = "mlp"
     options: dict[str, Any] = {}
     holdout: float = Field(default=0.1, ge=0, lt=1)
+    max_samples: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, le=_MAX_SEED)
 
     @field_validator("options")

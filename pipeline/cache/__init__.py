@@ -23,9 +23,11 @@ from pipeline.cache.manifest import (
     write_manifest,
 )
 from pipeline.cache.reader import CachedSplit, FeatureCache, find_shards
+from pipeline.cache.rows import FeatureRows, StoredSamples, put_aside
 from pipeline.cache.samples import (
     count_samples,
     merge_samples,
+    open_samples,
     read_samples,
     samples_are_current,
     samples_drawing,
@@ -51,6 +53,7 @@ __all__ = [
     "CachedSplit",
     "Drawing",
     "FeatureCache",
+    "FeatureRows",
     "ImageRecord",
     "Manifest",
     "SampleDrawer",
@@ -62,6 +65,7 @@ __all__ = [
     "SplitSummary",
     "Stock",
     "StoredImage",
+    "StoredSamples",
     "alone_in",
     "changed_images",
     "check_index",
@@ -75,7 +79,9 @@ __all__ = [
     "make_way",
     "manifest_of",
     "merge_samples",
+    "open_samples",
     "plan_shards",
+    "put_aside",
     "read_manifest",
     "read_samples",
     "refuse_other_cache",

@@ -84,6 +84,18 @@ class Unchecked:
             raise ValueError("it does not match its digest")
 
 
+def require_digest(dataset: h5py.Dataset, digest: str) -> None:
+    """Compare the digest of values that were read in another way with the one in the file.
+
+    Raises
+    ------
+    ValueError
+        If they do not match.
+    """
+    if place_digest(dataset.name, digest).encode() != _stored_digest(dataset):
+        raise ValueError("it does not match its digest")
+
+
 def read_unchecked(dataset: h5py.Dataset) -> Unchecked:
     """Read what :func:`own_array` gave; it is not to be used before it has been checked.
 

@@ -14,7 +14,7 @@ they are put together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.cache.arrays import (
     own_array,
     read_array,
+    require_digest,
     set_digest,
     write_array,
 )
@@ -41,6 +42,7 @@ from pipeline.cache.files import (
 )
 from pipeline.cache.headers import Sources
 from pipeline.cache.interrupts import uninterrupted
+from pipeline.cache.rows import FeatureRows, StoredSamples
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.names import is_plain
@@ -170,8 +172,10 @@ def samples_drawing(path: Path) -> Drawing | None:
         return None
 
 
-def read_samples(path: Path) -> Samples:
-    """Read a samples file, checking every array against its digest.
+def open_samples(path: Path) -> StoredSamples:
+    """Check every array of a samples file against its digest, and leave hypercolumns in the file.
+
+    Close what is returned after use.
 
     Raises
     ------
@@ -182,7 +186,7 @@ def read_samples(path: Path) -> Samples:
     """
     if not path.exists():
         raise CacheNotFoundError(f"{path}: no samples there; run 'pipeline extract' first")
-    with _opened(path) as (file, identity, details):
+    with _opened(path) as (file, identity, details), ExitStack() as opened:
         name = ""
         try:
             arrays: dict[str, NDArray[Any]] = {}
@@ -192,13 +196,45 @@ def read_samples(path: Path) -> Samples:
                 of_shape = dataset.ndim == 1 if shape is None else dataset.shape == shape
                 if not of_type or not of_shape:
                     raise ValueError(f"{dataset.dtype} values of shape {dataset.shape}")
-                arrays[name] = read_array(dataset).values
+                if name == "features":
+                    features = _features(path, dataset)
+                    opened.callback(features.close)
+                else:
+                    arrays[name] = read_array(dataset).values
             image_ids = tuple(i.decode() for i in arrays.pop("image_ids"))
-            samples = Samples(**arrays, image_ids=image_ids, drawing=details.drawing)
+            samples = StoredSamples(
+                features, **arrays, image_ids=image_ids, drawing=details.drawing
+            )
             _require_sense(samples, identity)
         except UNREADABLE as error:
             raise CacheDamagedError(f"{path}: {name} is damaged; {REMEDY}") from error
+        opened.pop_all()
     return samples
+
+
+def _features(path: Path, dataset: h5py.Dataset) -> FeatureRows:
+    """Give hypercolumns by their place in the file, which HDF5 is not asked for again."""
+    offset = dataset.id.get_offset()
+    if offset is None and len(dataset):
+        raise ValueError("its values do not lie in one piece")
+    file = path.open("rb", buffering=0)
+    try:
+        rows = FeatureRows(
+            file, offset or 0, dataset.shape, what=f"{path}: features is damaged; {REMEDY}"
+        )
+        require_digest(dataset, rows.digest)
+    except BaseException:
+        file.close()
+        raise
+    return rows
+
+
+def read_samples(path: Path) -> Samples:
+    """Read a samples file as a whole; raises as :func:`open_samples` does."""
+    with closing(open_samples(path)) as stored:
+        features = stored.features[np.arange(len(stored))]
+        arrays = {name: getattr(stored, name) for name in ("label", "image", "y", "x")}
+        return Samples(features, **arrays, image_ids=stored.image_ids, drawing=stored.drawing)
 
 
 @contextmanager
@@ -227,7 +263,7 @@ def _forms(
     }
 
 
-def _require_sense(samples: Samples, identity: Identity) -> None:
+def _require_sense(samples: StoredSamples, identity: Identity) -> None:
     """Refuse what can be no samples of this cache, whatever its digests say."""
     image_ids, image = samples.image_ids, samples.image
     if len(set(image_ids)) < len(image_ids) or not all(map(is_plain, image_ids)):

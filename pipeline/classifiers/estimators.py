@@ -17,15 +17,14 @@ ESTIMATORS: Mapping[str, str] = MappingProxyType(
         "logistic": "multinomial logistic regression",
         "svm": "linear support vector machine, one class against the rest",
         "sgd": "logistic regression by stochastic gradient descent, one class against the rest",
-        "mlp": "two-layer perceptron, 512 hidden units (scikit-learn)",
-        "torch-mlp": "the same perceptron in torch, on a GPU where there is one",
+        "mlp": "two-layer perceptron, 512 hidden units; reads any number of samples, in batches",
         "forest": "random forest; predicts in blocks, cannot become a dense head",
         "boosting": "histogram gradient boosting; predicts in blocks, cannot become a dense head",
     }
 )
 """The names that :func:`make_estimator` knows, each with a line for help texts."""
 
-# scikit-learn's MLP takes a number only, and clips it to the number of samples
+# more samples than there are
 _WHOLE_SET = 2**31 - 1
 
 
@@ -43,15 +42,15 @@ def make_estimator(name: str, *, seed: int = 0, **options: Any) -> Any:
     **options
         Those that the estimator knows; ``None`` stands for its default.
 
-        - ``hidden``: hidden units (mlp, torch-mlp).
+        - ``hidden``: hidden units (mlp).
         - ``epochs``: passes over the samples, iterations of the solver, or boosting rounds. A
           perceptron whose epochs are given runs for exactly so many, otherwise it may stop early.
-        - ``batch_size``: samples per step, or ``"full"`` for all of them (mlp, torch-mlp).
-        - ``learning_rate``: of Adam (mlp, torch-mlp), the first one of a schedule (sgd), or the
+        - ``batch_size``: samples per step, or ``"full"`` for all of them (mlp).
+        - ``learning_rate``: of Adam (mlp), the first one of a schedule (sgd), or the
           shrinkage (boosting).
         - ``alpha``: strength of the L2 penalty; ``1 / C`` for logistic and svm.
-        - ``class_weight``: ``"balanced"`` weights classes by their inverse frequency (not mlp).
-        - ``device``: ``"auto"`` or a torch device (torch-mlp).
+        - ``class_weight``: ``"balanced"`` weights classes by their inverse frequency.
+        - ``device``: ``"auto"`` or a torch device (mlp).
 
         An estimator of one's own gets its options as they are.
 
@@ -140,32 +139,6 @@ def _mlp(
     batch_size: int | str = 200,
     learning_rate: float = 1e-3,
     alpha: float = 1e-4,
-) -> Any:
-    from sklearn.neural_network import MLPClassifier
-
-    bound = 20 if epochs is None else epochs
-    return _scaled(
-        MLPClassifier(
-            hidden_layer_sizes=(hidden,),
-            batch_size=_samples_per_step(batch_size),
-            learning_rate_init=learning_rate,
-            alpha=alpha,
-            max_iter=bound,
-            tol=1e-3,
-            n_iter_no_change=3 if epochs is None else bound,
-            random_state=seed,
-        )
-    )
-
-
-def _torch_mlp(
-    seed: int,
-    *,
-    hidden: int = 512,
-    epochs: int = 20,
-    batch_size: int | str = 200,
-    learning_rate: float = 1e-3,
-    alpha: float = 1e-4,
     class_weight: Any = None,
     device: str = "auto",
 ) -> Any:
@@ -174,7 +147,8 @@ def _torch_mlp(
     return _scaled(
         TorchMLPClassifier(
             hidden=hidden,
-            epochs=epochs,
+            epochs=20 if epochs is None else epochs,
+            patience=3 if epochs is None else None,
             batch_size=_samples_per_step(batch_size),
             learning_rate=learning_rate,
             alpha=alpha,
@@ -231,7 +205,6 @@ _BUILDERS: Mapping[str, Callable[..., Any]] = {
     "svm": _svm,
     "sgd": _sgd,
     "mlp": _mlp,
-    "torch-mlp": _torch_mlp,
     "forest": _forest,
     "boosting": _boosting,
 }

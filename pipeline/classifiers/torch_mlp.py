@@ -1,12 +1,17 @@
-"""A two-layer perceptron in torch with scikit-learn's interface, for samplings that want a GPU."""
+"""A two-layer perceptron in torch with scikit-learn's interface.
+
+It reads its samples one batch at a time, so that there may be any number of them, and takes a GPU
+where there is one.
+"""
 
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, shuffle
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -17,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.classifiers.layers import ACTIVATIONS
+from pipeline.classifiers.rows import Rows
 from pipeline.errors import ClassifierError
 
 _TORCH_ACTIVATIONS = {
@@ -26,13 +32,17 @@ _TORCH_ACTIVATIONS = {
     "identity": torch.clone,
 }
 
+_AT_ONCE = 1024
+"""Samples that are in memory at a time, of batches that are larger."""
+
 
 class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Softmax perceptron with one hidden layer, trained with Adam on cross-entropy.
 
-    Loss, penalty and initial weights are those of ``sklearn.neural_network.MLPClassifier``; two
-    classes are two outputs, however. It predicts with numpy, so that a classifier fitted on a GPU
-    works everywhere.
+    Loss, penalty, initial weights, the order of the samples and the rule for stopping are those of
+    ``sklearn.neural_network.MLPClassifier``: with the same seed it learns the same, up to rounding.
+    Two classes are two outputs, however. It predicts with numpy, so that a classifier fitted on a
+    GPU works everywhere.
 
     Parameters
     ----------
@@ -41,9 +51,13 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     activation : {"relu", "tanh", "logistic", "identity"}
         Of the hidden units.
     epochs : int
-        Passes over the samples.
+        Passes over the samples, at most.
     batch_size : int
         Samples per step; all of them if there are fewer.
+    patience : int or None
+        Stop after so many epochs and one more in which the loss has not become smaller than the
+        smallest before by more than ``tol``; None runs all epochs.
+    tol : float
     learning_rate : float
         Of Adam.
     alpha : float
@@ -53,7 +67,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     device : str
         ``"auto"`` takes CUDA where there is one; or a torch device.
     random_state : int, RandomState instance or None
-        Seeds a generator of its own; torch's global one is left alone.
+        Of the initial weights and of the order of the samples.
 
     Attributes
     ----------
@@ -74,6 +88,8 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         activation: str = "relu",
         epochs: int = 20,
         batch_size: int = 200,
+        patience: int | None = None,
+        tol: float = 1e-3,
         learning_rate: float = 1e-3,
         alpha: float = 1e-4,
         class_weight: Any = None,
@@ -84,6 +100,8 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.activation = activation
         self.epochs = epochs
         self.batch_size = batch_size
+        self.patience = patience
+        self.tol = tol
         self.learning_rate = learning_rate
         self.alpha = alpha
         self.class_weight = class_weight
@@ -113,24 +131,45 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
+        return self.fit_rows(X, y)
+
+    def fit_rows(self, X: Rows, y: NDArray[Any]) -> Self:
+        """Train from scratch on samples that are read batch by batch, and not checked.
+
+        Parameters
+        ----------
+        X : Rows of shape (n, n_features)
+            Finite.
+        y : array of shape (n,)
+            Class labels.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ClassifierError, ValueError
+            As :meth:`fit` raises them.
+        """
+        self.n_features_in_ = X.shape[1]
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs samples of two classes, but there is one class")
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
 
         device = self._torch_device()
-        generator = torch.Generator()
-        generator.manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        random = check_random_state(self.random_state)
         parameters = [
             p.to(device).requires_grad_()
-            for p in self._initial(X.shape[1], len(self.classes_), generator)
+            for p in self._initial(X.shape[1], len(self.classes_), random)
         ]
         self.loss_curve_ = self._train(
             parameters,
-            torch.from_numpy(np.ascontiguousarray(X)),
+            X,
             torch.from_numpy(codes.astype(np.int64)),
             torch.as_tensor(weights, dtype=torch.float32, device=device),
-            generator,
+            random,
         )
         self.n_iter_ = len(self.loss_curve_)
         arrays = [p.detach().cpu().numpy() for p in parameters]
@@ -171,44 +210,36 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         hidden = ACTIVATIONS[self.activation](X @ self.coefs_[0] + self.intercepts_[0])
         return np.asarray(hidden @ self.coefs_[1] + self.intercepts_[1])
 
-    def _initial(self, inputs: int, outputs: int, generator: torch.Generator) -> list[Tensor]:
+    def _initial(self, inputs: int, outputs: int, random: RandomState) -> list[Tensor]:
         """Draw weights and biases, uniformly as Glorot and Bengio (2010), on the CPU."""
         gain = 2.0 if self.activation == "logistic" else 6.0
         drawn = []
         for rows, columns in ((inputs, self.hidden), (self.hidden, outputs)):
             bound = (gain / (rows + columns)) ** 0.5
-            drawn += [
-                torch.empty(shape).uniform_(-bound, bound, generator=generator)
-                for shape in ((rows, columns), (columns,))
-            ]
+            for shape in ((rows, columns), (columns,)):
+                values = random.uniform(-bound, bound, shape)
+                drawn.append(torch.from_numpy(values.astype(np.float32)))
         return drawn
 
     def _train(
         self,
         parameters: list[Tensor],
-        X: Tensor,
+        X: Rows,
         codes: Tensor,
         class_weights: Tensor,
-        generator: torch.Generator,
+        random: RandomState,
     ) -> list[float]:
-        w1, b1, w2, b2 = parameters
-        activate = _TORCH_ACTIVATIONS[self.activation]
         adam = torch.optim.Adam(parameters, lr=self.learning_rate)
-        curve = []
-        for _ in range(self.epochs):
-            total = torch.zeros((), device=w1.device)
-            order = torch.randperm(len(X), generator=generator)
+        order = np.arange(len(X))
+        curve: list[float] = []
+        while len(curve) < self.epochs and not self._is_over(curve):
+            total = torch.zeros((), device=class_weights.device)
+            order = shuffle(order, random_state=random)
             for start in range(0, len(X), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                x, target = X[batch].to(w1.device), codes[batch].to(w1.device)
-                logits = activate(x @ w1 + b1) @ w2 + b2
-                losses = cross_entropy(logits, target, reduction="none") * class_weights[target]
-                penalty = 0.5 * self.alpha * (w1.square().sum() + w2.square().sum())
-                loss = losses.mean() + penalty / len(batch)
                 adam.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                total += self._backward(parameters, X, codes, class_weights, batch) * len(batch)
                 adam.step()
-                total += loss.detach() * len(batch)
             curve.append(float(total) / len(X))
             if not np.isfinite(curve[-1]):
                 raise ClassifierError(
@@ -216,6 +247,40 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f" {self.learning_rate:g}, or scale the features"
                 )
         return curve
+
+    def _backward(
+        self,
+        parameters: list[Tensor],
+        X: Rows,
+        codes: Tensor,
+        class_weights: Tensor,
+        batch: NDArray[np.int64],
+    ) -> Tensor:
+        """Add the gradients of a batch's loss, a piece of it at a time, and give the loss."""
+        w1, b1, w2, b2 = parameters
+        activate = _TORCH_ACTIVATIONS[self.activation]
+        penalty = 0.5 * self.alpha * (w1.square().sum() + w2.square().sum()) / len(batch)
+        penalty.backward()  # type: ignore[no-untyped-call]
+        total = penalty.detach()
+        for start in range(0, len(batch), _AT_ONCE):
+            piece = batch[start : start + _AT_ONCE]
+            x, target = torch.from_numpy(X[piece]).to(w1.device), codes[piece].to(w1.device)
+            logits = activate(x @ w1 + b1) @ w2 + b2
+            losses = cross_entropy(logits, target, reduction="none") * class_weights[target]
+            loss = losses.sum() / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _is_over(self, curve: list[float]) -> bool:
+        """Tell whether the loss has stood still for longer than ``patience`` allows."""
+        if self.patience is None:
+            return False
+        best, still = np.inf, 0
+        for loss in curve:
+            still = still + 1 if loss > best - self.tol else 0
+            best = min(best, loss)
+        return still > self.patience
 
     def _torch_device(self) -> torch.device:
         if self.device == "auto":

@@ -30,7 +30,7 @@ from pipeline.cli.options import (
     "  pipeline fit-sparse --cache cache/vgg11 --out lda.safetensors \\\n"
     "                      --estimator sklearn.discriminant_analysis:LinearDiscriminantAnalysis\n"
     "\b\n"
-    "Estimators: mlp, torch-mlp, logistic, svm, sgd become dense heads; forest and boosting\n"
+    "Estimators: mlp, logistic, svm, sgd become dense heads; forest and boosting\n"
     "predict in blocks; package.module:Class is a scikit-learn estimator of your own.",
 )
 @cache_option
@@ -52,6 +52,12 @@ from pipeline.cli.options import (
 )
 @click.option(
     "--seed", type=int, help="Seed of the estimator and of what is held out [default: 0]."
+)
+@click.option(
+    "--max-samples",
+    type=int,
+    help="Most samples to fit on; the others are left out at random. Memory grows with it, but not "
+    "for mlp [default: all for mlp, 200 MB for others].",
 )
 @feature_options
 @trust_option
@@ -82,6 +88,7 @@ def fit_sparse(
         drawing=params.drawing() if asked else None,
         holdout=chosen.holdout,
         seed=chosen.seed,
+        max_samples=chosen.max_samples,
         trusted=trusted,
         progress=Console(),
     )

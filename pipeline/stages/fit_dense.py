@@ -115,7 +115,7 @@ def fit_dense(
     if begin.dense is None:
         raise HeadError(
             f"{init}: a {begin.info.estimator} predicts in blocks and cannot become a dense head; "
-            "begin with mlp, torch-mlp, logistic, svm or sgd"
+            "begin with mlp, logistic, svm or sgd"
         )
     opened.require(begin.info.identity, what=f"the head {init}")
     training, validation = _divide(opened, begin, split, validate_on)
@@ -208,13 +208,14 @@ def _divide(
     if validate_on != HELD_OUT:
         other = cache[validate_on]
         return _Images(split, cached, ids), _Images(validate_on, other, other.image_ids)
-    held_out = tuple(i for i in ids if i in set(begin.info.held_out))
+    held = set(begin.info.held_out)
+    held_out = tuple(i for i in ids if i in held)
     if not held_out:
         raise HeadError(
             f"the initial head held no image of '{split}' out; fit it with --holdout 0.1, "
             "or validate on another split"
         )
-    rest = tuple(i for i in ids if i not in set(held_out))
+    rest = tuple(i for i in ids if i not in held)
     return _Images(split, cached, rest), _Images(HELD_OUT, cached, held_out)
 
 

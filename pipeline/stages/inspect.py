@@ -1,6 +1,7 @@
 """What a cache holds, and whether every value in it is the one that was written."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from pipeline.cache import (
     count_samples,
     find_shards,
     manifest_of,
+    open_samples,
     read_manifest,
-    read_samples,
     samples_are_current,
     samples_path,
 )
@@ -196,7 +197,8 @@ def _samples_problems(path: Path, split: CachedSplit) -> Iterator[Problem]:
     if split.missing_parts and not file.exists():
         return
     try:
-        drawing = read_samples(file).drawing
+        with closing(open_samples(file)) as samples:  # which reads all of it
+            drawing = samples.drawing
         current = samples_are_current(file, split.sources, split.identity, drawing)
         if not current and not split.missing_parts:
             what = f"{file}: drawn from other images; run 'pipeline extract' again"

@@ -25,9 +25,9 @@ from pipeline.cache import (
     joint_session,
     make_way,
     manifest_of,
+    open_samples,
     plan_shards,
     read_manifest,
-    read_samples,
     refuse_other_cache,
     retired_shards,
     samples_are_current,
@@ -359,7 +359,7 @@ class ShardWork:
         remove_shard_samples(self._out, split)
         path = samples_path(self._out, split)
         try:
-            read_samples(path)
+            open_samples(path).close()
         except CacheError:
             path.unlink(missing_ok=True)
 

@@ -111,7 +111,7 @@ BAD_X[4, 1] = np.inf
             {"estimator": make_estimator("logistic").set_params(logisticregression__tol=-1)},
             "could not be fitted",
         ),
-        (GOOD_X, GOOD_Y, {"estimator": make_estimator("torch-mlp", device="abacus")}, "abacus"),
+        (GOOD_X, GOOD_Y, {"estimator": make_estimator("mlp", device="abacus")}, "abacus"),
     ],
 )
 def test_mistakes_are_one_line(X: Any, y: Any, options: dict[str, Any], said: str) -> None:

@@ -42,7 +42,6 @@ DENSE: dict[str, Any] = {
     "svm": lambda: make_estimator("svm"),
     "sgd": lambda: make_estimator("sgd"),
     "mlp": lambda: make_estimator("mlp", **SMALL),
-    "torch-mlp": lambda: make_estimator("torch-mlp", **SMALL),
     "bare logistic": lambda: LogisticRegression(max_iter=20),
     "no intercept": lambda: LinearSVC(fit_intercept=False),
     "ridge": RidgeClassifier,
@@ -60,7 +59,7 @@ DENSE: dict[str, Any] = {
         for name in ("tanh", "logistic", "identity")
     },
     **{
-        f"torch-mlp {name}": lambda name=name: TorchMLPClassifier(8, activation=name, epochs=5)
+        f"own mlp {name}": lambda name=name: TorchMLPClassifier(8, activation=name, epochs=5)
         for name in ("tanh", "logistic", "identity")
     },
 }

@@ -8,6 +8,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from pipeline.classifiers import torch_mlp
 from pipeline.classifiers.torch_mlp import TorchMLPClassifier
 from pipeline.errors import ClassifierError
 
@@ -20,29 +21,28 @@ def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic", "identity"])
-def test_training_is_scikit_learns(activation: str) -> None:
-    """Twenty full-batch steps from the same weights, with a penalty that matters."""
+@pytest.mark.parametrize("batch_size", [16, 50])
+def test_it_learns_what_scikit_learns_learns(activation: str, batch_size: int) -> None:
+    """From the seed alone: weights, order of the samples, penalty, Adam."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(50, 6)).astype(np.float32), np.resize([0, 1, 2], 50)
     ours = TorchMLPClassifier(
-        5, activation=activation, batch_size=50, learning_rate=0.05, alpha=2.0, random_state=4
+        5,
+        activation=activation,
+        batch_size=batch_size,
+        learning_rate=0.05,
+        alpha=2.0,
+        random_state=4,
     )
-    seed = int(np.random.RandomState(4).randint(2**31 - 1))
-    initial = ours._initial(6, 3, torch.Generator().manual_seed(seed))
-    pairs = [(initial[0].numpy(), initial[1].numpy()), (initial[2].numpy(), initial[3].numpy())]
-
-    class SameStart(MLPClassifier):
-        def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> Any:
-            return next(pair for pair in pairs if pair[0].shape == (fan_in, fan_out))
-
-    theirs = SameStart(
+    theirs = MLPClassifier(
         (5,),
         activation=activation,
-        batch_size=50,
+        batch_size=batch_size,
         learning_rate_init=0.05,
         alpha=2.0,
         max_iter=20,
         n_iter_no_change=20,
+        random_state=4,
     )
     with pytest.warns(UserWarning, match="Maximum iterations"):
         theirs.fit(X, y)
@@ -56,7 +56,48 @@ def test_training_is_scikit_learns(activation: str) -> None:
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-4)
 
 
-def test_seeded_by_a_generator_of_its_own() -> None:
+def test_it_stops_when_scikit_learns_does() -> None:
+    rng = np.random.default_rng(0)
+    y = np.resize([0, 1, 2], 60)
+    X = (rng.normal(size=(3, 4))[y] * 4 + rng.normal(size=(60, 4))).astype(np.float32)
+    for seed in range(4):
+        ours = TorchMLPClassifier(
+            8, epochs=400, patience=3, tol=1e-3, learning_rate=0.02, batch_size=20
+        )
+        theirs = MLPClassifier(
+            (8,), max_iter=400, n_iter_no_change=3, tol=1e-3, learning_rate_init=0.02, batch_size=20
+        )
+        stopped = [e.set_params(random_state=seed).fit(X, y).n_iter_ for e in (ours, theirs)]
+        assert stopped[0] == stopped[1] < 400
+
+
+def test_a_batch_too_large_for_the_memory_is_taken_in_pieces(monkeypatch: Any) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(90, 5)).astype(np.float32), np.resize([0, 1, 2], 90)
+    options: dict[str, Any] = {"hidden": 6, "batch_size": 60, "alpha": 1.0, "random_state": 1}
+    whole = TorchMLPClassifier(**options).fit(X, y)
+    read: list[int] = []
+
+    class Counted:
+        shape = X.shape
+
+        def __len__(self) -> int:
+            return len(X)
+
+        def __getitem__(self, index: Any) -> Any:
+            read.append(len(index))
+            return X[index]
+
+    monkeypatch.setattr(torch_mlp, "_AT_ONCE", 7)
+    pieces = TorchMLPClassifier(**options).fit_rows(Counted(), y)
+    assert max(read) == 7
+    assert sum(read) == 20 * 90
+    np.testing.assert_allclose(whole.loss_curve_, pieces.loss_curve_, rtol=1e-4)
+    for one, other in zip(whole.coefs_, pieces.coefs_, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_seed_decides_and_torchs_generator_is_left_alone() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 3)), rng.integers(0, 2, 40)
     before = torch.get_rng_state()

@@ -42,9 +42,9 @@ def dense_scores(head, columns):
     return (x @ last[0].T + last[1]).detach().numpy()
 
 
-@pytest.mark.parametrize("estimator", ["mlp", "torch-mlp", "logistic", "svm", "sgd"])
+@pytest.mark.parametrize("estimator", ["mlp", "logistic", "svm", "sgd"])
 def test_dense_estimators(cache, tmp_path, estimator):
-    options = OPTIONS if "mlp" in estimator else {"epochs": 3}
+    options = OPTIONS if estimator == "mlp" else {"epochs": 3}
     result = fit_sparse(
         cache, tmp_path / "h", estimator=estimator, options=options, holdout=0.3, seed=1
     )
@@ -114,6 +114,44 @@ def test_another_drawing_is_drawn_from_the_cached_maps(cache, tmp_path):
     assert head.taps == ["fire5", "conv1"]
     assert sum(head.dense.channels) == 256 + 96
     assert head.info.settings["drawing"] == drawing.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("estimator", ["mlp", "logistic"])
+def test_samples_beyond_the_most_are_left_out_and_that_is_said(cache, tmp_path, estimator):
+    said = []
+
+    class Listening(Silent):
+        def say(self, text):
+            said.append(text)
+
+    whole = fit_sparse(cache, tmp_path / "a", estimator=estimator, options={"epochs": 1})
+    result = fit_sparse(
+        cache,
+        tmp_path / "b",
+        estimator=estimator,
+        options={"epochs": 1},
+        max_samples=40,
+        progress=Listening(),
+    )
+    assert result.samples == whole.samples
+    assert result.fitted_samples <= 40 < whole.fitted_samples
+    assert said[-1] == (
+        f"{whole.fitted_samples - result.fitted_samples} samples were left out at random, "
+        f"{result.fitted_samples} were fitted on; --max-samples says how many"
+    )
+    info = load_head(tmp_path / "b").info
+    assert info.settings["max_samples"] == 40
+    assert info.metrics["fitted_samples"] == result.fitted_samples
+    assert info.held_out == load_head(tmp_path / "a").info.held_out
+
+
+def test_samples_drawn_anew_are_those_of_one_drawing(cache, tmp_path, monkeypatch):
+    drawing = Drawing(features=Features(context=()), pixels_per_class=2, seed=9)
+    fit_sparse(cache, tmp_path / "a", options=OPTIONS, drawing=drawing)
+    monkeypatch.setattr("pipeline.stages.fit_sparse._AT_ONCE", 5)
+    fit_sparse(cache, tmp_path / "b", options=OPTIONS, drawing=drawing)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 def test_naming_the_stored_drawing_changes_nothing(cache, tmp_path):
