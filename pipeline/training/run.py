@@ -96,7 +96,7 @@ class TrainingRun:
         except ValidationError as error:
             raise HeadError(f"{self.checkpoint}: its history is damaged; {remedy}") from error
         own = self.trainer.state()
-        if not (_is_like(now, own) and _is_like(best, own)):
+        if not _forms(now) == _forms(best) == _forms(own):
             raise HeadError(f"{self.checkpoint}: holds no state of this head; {remedy}")
         self.history = history.model_dump()
         self.trainer.restore(now)
@@ -178,19 +178,6 @@ class _History(BaseModel):
         ):
             raise ValueError("the columns do not belong together")
         return self
-
-
-def _is_like(found: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
-    """Tell whether tensors can be a state of a trainer, of which another is given.
-
-    Before the first step there are no moments, one for each of the head's tensors afterwards.
-    """
-    fixed = {name: t for name, t in own.items() if not name.startswith("optimizer.")}
-    moments: dict[str, Tensor] = {}
-    for index, tensor in enumerate(t for name, t in own.items() if name.startswith("head.")):
-        moments |= {f"optimizer.{index}.{name}": tensor for name in ("exp_avg", "exp_avg_sq")}
-        moments[f"optimizer.{index}.step"] = tensor.new_zeros(())
-    return _forms(found) in (_forms(fixed), _forms(fixed | moments))
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.hypercolumn import DenseHead, Target, head_loss
+from pipeline.training.adam import AdamW
 from pipeline.training.balance import ClassWeights, inverse_frequency
 from pipeline.training.team import Team
 
@@ -123,12 +124,8 @@ class DenseTrainer:
             self._head, self._mean, self._scale, void=self.void, smoothing=smoothing
         )
         self._loss = self._team.joined(image_loss)
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self._head.weights), "weight_decay": settings.weight_decay},
-                {"params": list(self._head.biases), "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
+        self._optimizer = AdamW(
+            [(list(self._head.weights), settings.weight_decay), (list(self._head.biases), 0.0)]
         )
         self._steps = 0
         self._total_steps = max(1, settings.epochs * steps_per_epoch)
@@ -159,8 +156,6 @@ class DenseTrainer:
         if normalizer == 0:
             return 0.0
 
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         self._optimizer.zero_grad()
         loss = 0.0
         share = [(maps, label) for (maps, _), label in zip(batch, labels, strict=True)]
@@ -170,7 +165,7 @@ class DenseTrainer:
                 loss += self._add_gradients(image, class_weights, normalizer)
         last = share[-1] if share else None
         loss += self._add_gradients(last, class_weights, normalizer)
-        self._optimizer.step()
+        self._optimizer.step(self._learning_rate())
         self._steps += 1
         return loss
 
@@ -199,8 +194,7 @@ class DenseTrainer:
     def state(self) -> dict[str, Tensor]:
         """Give everything that a later :meth:`restore` needs, as tensors."""
         tensors = {f"head.{name}": p.detach() for name, p in self._head.named_parameters()}
-        for index, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        tensors |= {f"optimizer.{name}": t for name, t in self._optimizer.state().items()}
         tensors["steps"] = torch.tensor(self._steps)
         return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
 
@@ -209,13 +203,7 @@ class DenseTrainer:
         with torch.no_grad():
             for name, parameter in self._head.named_parameters():
                 parameter.copy_(tensors[f"head.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = tensor.clone()  # updated in place
-        whole = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({**whole, "state": state})
+        self._optimizer.restore({n.removeprefix("optimizer."): t for n, t in tensors.items()})
         self._steps = int(tensors["steps"])
 
     @property
