@@ -1,9 +1,13 @@
-"""The commands as they are spelt in the README, one after the other, each in its own process."""
+"""The commands as they are spelt in the README, one after the other.
+
+They run in this process: tests/test_readme.py and tests/test_dvc.py start each as a user would.
+"""
 
 import json
 import re
-import subprocess
-import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,16 @@ COMMANDS = {
     "--out report",
 }
 
-Done = dict[str, "subprocess.CompletedProcess[str]"]
+
+@dataclass(frozen=True)
+class Said:
+    """What a command has written on stdout and stderr."""
+
+    stdout: str
+    stderr: str
+
+
+Done = dict[str, Said]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +58,14 @@ def done(folder: Path) -> Done:
     """Run every command, in an empty folder without params.yaml."""
     results: Done = {}
     for name, command in COMMANDS.items():
-        results[name] = subprocess.run(
-            [sys.executable, "-m", "pipeline", *command.split()],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert results[name].returncode == 0, results[name].stderr
+        with (
+            chdir(folder),
+            redirect_stdout(StringIO()) as out,
+            redirect_stderr(StringIO()) as err,
+        ):
+            code = main(command.split())
+        assert code == 0, err.getvalue()
+        results[name] = Said(out.getvalue(), err.getvalue())
     return results
 
 
