@@ -74,13 +74,16 @@ class UnbufferedFile(io.FileIO):
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[UnbufferedFile]:
+def written_whole(path: Path, *, tidied: bool = False) -> Iterator[UnbufferedFile]:
     """Open a file for writing that takes its place only when the block has ended well.
 
     Parameters
     ----------
     path : Path
         Where it shall be. Its folder is made if need be; what dead runs left of it is removed.
+    tidied : bool
+        Whether that has been removed from the folder already: to look for it, all names there are
+        read, which is too much for each of very many files.
 
     Yields
     ------
@@ -96,7 +99,8 @@ def written_whole(path: Path) -> Iterator[UnbufferedFile]:
     """
     make_folder(path.parent)
     try:
-        remove_leftovers(path)
+        if not tidied:
+            remove_leftovers(path)
         partial, file = _open_partial(path)
         with file:
             try:

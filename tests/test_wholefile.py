@@ -136,6 +136,24 @@ def test_leftovers_are_those_of_the_file_and_no_others(tmp_path: Path) -> None:
     assert leftovers(tmp_path / "*") == [others[0]]
 
 
+def test_in_a_folder_that_has_been_tidied_no_names_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one of very many"
+    dead = tmp_path / f"{path.name}.01234567.partial"
+    dead.touch()
+
+    def listed(*_: object) -> None:
+        raise AssertionError("the folder was listed")
+
+    for name in ("glob", "iterdir"):
+        monkeypatch.setattr(Path, name, listed)
+    with written_whole(path, tidied=True) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert dead.exists()
+
+
 def test_a_full_disk_leaves_what_was_there_before(path: Path) -> None:
     path.write_text("old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

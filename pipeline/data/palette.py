@@ -34,7 +34,9 @@ _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 _NOTE = "Comment"
 
 
-def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, note: str = "") -> None:
+def write_mask(
+    path: Path, mask: npt.NDArray[np.uint8], *, note: str = "", tidied: bool = False
+) -> None:
     """Write an index mask as a palette PNG in the VOC colours; it exists whole or not at all.
 
     Parameters
@@ -45,6 +47,8 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, note: str = "") -> No
         ``(H, W)`` uint8 class indices.
     note
         A comment to write into the file, for :func:`read_note`.
+    tidied
+        As :func:`~pipeline.wholefile.written_whole` takes it.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def write_mask(path: Path, mask: npt.NDArray[np.uint8], *, note: str = "") -> No
         )
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(VOC_PALETTE.tobytes())
-    _save(path, image, note)
+    _save(path, image, note, tidied=tidied)
 
 
 def read_note(path: Path) -> str:
@@ -75,16 +79,21 @@ def read_note(path: Path) -> str:
         return ""
 
 
-def _save(path: Path, image: Image.Image, note: str) -> None:
+def _save(path: Path, image: Image.Image, note: str, *, tidied: bool) -> None:
     info = PngInfo()
     if note:
         info.add_text(_NOTE, note)
-    with written_whole(path) as file:
+    with written_whole(path, tidied=tidied) as file:
         image.save(file, format="PNG", pnginfo=info)
 
 
 def write_overlay(
-    path: Path, image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8], *, note: str = ""
+    path: Path,
+    image: npt.NDArray[np.uint8],
+    mask: npt.NDArray[np.uint8],
+    *,
+    note: str = "",
+    tidied: bool = False,
 ) -> None:
     """Write an image with its mask's colours laid over it, class 0 left as it is.
 
@@ -96,12 +105,12 @@ def write_overlay(
         ``(H, W, 3)`` uint8 RGB.
     mask
         ``(H, W)`` uint8 class indices.
-    note
-        As :func:`write_mask` takes it.
+    note, tidied
+        As :func:`write_mask` takes them.
     """
     blended = (image.astype(np.uint16) + VOC_PALETTE[mask]) // 2
     shown = np.where((mask == 0)[..., None], image, blended).astype(np.uint8)
-    _save(path, Image.fromarray(shown), note)
+    _save(path, Image.fromarray(shown), note, tidied=tidied)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8]:

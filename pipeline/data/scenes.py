@@ -112,10 +112,10 @@ def write_scenes(
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
         height, width = rng.integers(size[0], size[1] + 1, 2).tolist()
         scene = draw_scene(rng, height, width)
-        with written_whole(pictures / f"{name}.png") as file:
+        with written_whole(pictures / f"{name}.png", tidied=True) as file:
             Image.fromarray(scene.image).save(file, format="PNG")
-        write_mask(masks / f"{name}.png", scene.labels)
-        write_mask(instance_masks / f"{name}.png", scene.instances)
+        write_mask(masks / f"{name}.png", scene.labels, tidied=True)
+        write_mask(instance_masks / f"{name}.png", scene.instances, tidied=True)
         write_annotation(annotations / f"{name}.xml", f"{name}.png", (height, width), scene.objects)
     # Last, because a data set without split files is not taken for a complete one.
     train = [name for index, name in enumerate(names) if index % 3 != 2]

@@ -26,6 +26,7 @@ from pipeline.software import NAME, own_version
 from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.evaluate import labels_of
 from pipeline.stages.restore import restore_backbone
+from pipeline.wholefile import remove_leftovers
 
 
 class Segmenter:
@@ -143,6 +144,7 @@ def predict(
     sources = _sources([Path(image) for image in images], out, overlay=overlay)
     segment = Segmenter(head, weights=weights, seed=seed, device=device, trusted=trusted)
     head_digest = _digest(Path(head))
+    remove_leftovers(out / "*.png")  # once, not for each of maybe very many masks
     masks, skipped = [], {}
     for mask_path, source in progress.track(
         sources.items(), total=len(sources), unit="images", what="predicting"
@@ -174,9 +176,9 @@ def _predict(
             labels = segment(image)
     except BackboneError as error:
         raise DataError(f"{source}: cannot go through the backbone; {error}") from error
-    write_mask(mask_path, labels, note=note)
+    write_mask(mask_path, labels, note=note, tidied=True)
     if overlay:
-        write_overlay(_overlay_path(mask_path), image, labels, note=note)
+        write_overlay(_overlay_path(mask_path), image, labels, note=note, tidied=True)
 
 
 def _sources(images: Sequence[Path], out: Path, *, overlay: bool) -> dict[Path, Path]:

@@ -125,6 +125,10 @@ class TestFinishedMasks:
         assert again() == 0
         assert written(tmp_path / "masks") == before
 
+    def test_what_a_killed_run_left_goes(self, again: Callable[..., int], tmp_path: Path) -> None:
+        (tmp_path / "masks" / "second.png.01234567.partial").write_bytes(b"half")
+        assert again() == 0
+
     def test_say_what_they_were_made_from(
         self, again: Callable[..., int], sparse_head: Path, photos: Path, tmp_path: Path
     ) -> None:
