@@ -1,4 +1,4 @@
-"""One stage in this process, measured: seconds of the call, and memory above torch's own import.
+"""One stage in this process, measured: time of the call, and memory above torch's own import.
 
 ``python -m benchmarks.stage_process`` reads what to do as JSON from its input and writes what it
 found as JSON to its output; :func:`measure` does both for a caller.
@@ -15,7 +15,19 @@ from pathlib import Path
 from benchmarks.peak import Peak
 from benchmarks.settings import ROOT
 
-STAGES = ("extract", "fit_sparse", "fit_dense", "evaluate", "predict")
+STAGES = (
+    "data check",
+    "extract",
+    "cache info",
+    "cache verify",
+    "cache repair",
+    "cache gc",
+    "fit-sparse",
+    "fit-dense",
+    "evaluate",
+    "report",
+    "predict",
+)
 """In the order in which they need one another's files."""
 
 
@@ -54,9 +66,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a stage's call, and bytes of memory above torch's import."""
+    """What a stage's call took.
+
+    Attributes
+    ----------
+    seconds : float
+        From its beginning to its end.
+    cpu : float
+        Seconds of processor time, of all threads: what else runs on the machine hardly shows.
+    peak : int
+        Bytes of memory above torch's import.
+    """
 
     seconds: float
+    cpu: float
     peak: int
 
 
@@ -83,12 +106,17 @@ def measure(task: Task) -> Measured:
 def _prepared(task: Task) -> Callable[[], object]:
     """Import what a stage needs, and give the call that is to be measured."""
     import pipeline
-    from pipeline import stages  # noqa: F401
+    from pipeline.stages.inspect import inspect_cache, verify_cache
+    from pipeline.stages.maintain import collect_garbage, repair_cache
 
     out = Path(task.out)
     cache, sparse, dense = out / "cache", out / "sparse.safetensors", out / "dense.safetensors"
+    metrics = out / "metrics.json"
     features = pipeline.Features(context=() if task.small else ("global", "3", "5"))
     drawing = pipeline.Drawing(features=features, pixels_per_class=1 if task.small else 3)
+
+    def check() -> object:
+        return pipeline.check_dataset(pipeline.VocDataset.open(task.dataset))
 
     def extract() -> object:
         backbone = pipeline.load_backbone(task.backbone, weights="random", taps=task.taps or None)
@@ -106,29 +134,46 @@ def _prepared(task: Task) -> Callable[[], object]:
 
     def fit_dense() -> object:
         settings = pipeline.TrainSettings(epochs=1)
-        return pipeline.fit_dense(cache, sparse, dense, settings=settings, validate_on=None)
+        return pipeline.fit_dense(cache, sparse, dense, settings=settings, validate_on="held-out")
 
     def evaluate() -> object:
-        return pipeline.evaluate(cache, dense, split="train")
+        return pipeline.evaluate(cache, dense, split="train", out=metrics)
+
+    def report() -> object:
+        return pipeline.report(
+            cache, {"dense": dense}, {"dense": metrics}, out / "report", split="train"
+        )
 
     def predict() -> object:
         images = Path(task.dataset) / "JPEGImages"
         return pipeline.predict(dense, [images], out / "masks", weights="random")
 
-    def open_cache() -> object:
-        return pipeline.FeatureCache(cache)["train"]
-
     calls = {
+        "data check": check,
         "extract": extract,
-        "fit_sparse": fit_sparse,
-        "fit_dense": fit_dense,
+        "cache info": lambda: inspect_cache(cache),
+        "cache verify": lambda: verify_cache(cache),
+        "cache repair": lambda: repair_cache(cache),
+        "cache gc": lambda: collect_garbage(cache),
+        "fit-sparse": fit_sparse,
+        "fit-dense": fit_dense,
         "evaluate": evaluate,
+        "report": report,
         "predict": predict,
-        "open": open_cache,
+        "open": lambda: pipeline.FeatureCache(cache)["train"],
     }
-    for name in ("extract", "fit_sparse", "fit_dense", "evaluate", "predict", "FeatureCache"):
+    for name in ("check_dataset", "extract", "fit_sparse", "fit_dense", "evaluate", "predict"):
         getattr(pipeline, name)
     return calls[task.stage]
+
+
+def measured(task: Task, peak: Peak) -> Measured:
+    """Run a stage in this process."""
+    call = _prepared(task)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    call()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    return Measured(seconds, cpu, peak.bytes)
 
 
 def main() -> None:
@@ -137,12 +182,10 @@ def main() -> None:
     task = Task(**{**content, "taps": tuple(content["taps"])})
     import torch  # noqa: F401
 
-    peak = Peak()
-    call = _prepared(task)
-    start = time.perf_counter()
-    call()
-    seconds = time.perf_counter() - start
-    print(json.dumps(asdict(Measured(seconds, peak.bytes))))
+    from pipeline.cli.memory import keep_freed_memory
+
+    keep_freed_memory()  # as every command does
+    print(json.dumps(asdict(measured(task, Peak()))))
 
 
 if __name__ == "__main__":

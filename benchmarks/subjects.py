@@ -1,6 +1,7 @@
 """What the benchmarks work on: drawn images of natural size, heads of random weights."""
 
 import os
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -31,23 +32,35 @@ def natural_scenes(root: Path, images: int, size: tuple[int, int] = (333, 500)) 
     return VocDataset.open(root)
 
 
+def natural_crowd(root: Path, images: int) -> VocDataset:
+    """Make a data set of images as :func:`natural_scenes` draws, links to fifty of them at most.
+
+    Split ``train`` has all of them, ``val`` as well.
+    """
+    drawn = natural_scenes(root.with_name(f"{root.name}-drawn"), min(50, images)).root
+    return _linked(root, drawn, images)
+
+
 def crowd(root: Path, images: int, side: int = 32) -> VocDataset:
     """Make a data set of very many small images, links to a hundred drawn ones at most.
 
     Split ``train`` has all of them, ``val`` as well.
     """
     drawn = root.with_name(f"{root.name}-drawn")
-    different = max(3, min(100, images))
-    write_scenes(drawn, images=different, seed=0, size=(side, side))
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
+    write_scenes(drawn, images=max(3, min(100, images)), seed=0, size=(side, side))
+    return _linked(root, drawn, images)
+
+
+def _linked(root: Path, drawn: Path, images: int) -> VocDataset:
+    """Make a data set of very many names for the images of another one."""
     names = [f"image_{n:06d}" for n in range(images)]
-    for n, name in enumerate(names):
-        for folder in ("JPEGImages", "SegmentationClass"):
-            os.link(
-                drawn / folder / f"scene_{n % different:04d}.png", root / folder / f"{name}.png"
-            )
+    for folder in ("JPEGImages", "SegmentationClass"):
+        (root / folder).mkdir(parents=True)
+        files = sorted((drawn / folder).iterdir())
+        for name, file in zip(names, cycle(files), strict=False):
+            os.link(file, root / folder / f"{name}{file.suffix}")
     (root / "classes.txt").write_text((drawn / "classes.txt").read_text())
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
     for split in ("train", "val"):
         (root / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
     return VocDataset.open(root)

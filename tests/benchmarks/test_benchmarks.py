@@ -1,7 +1,6 @@
 """Every benchmark in its smallest setting, so that none of them rots; its figures mean nothing."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from benchmarks import extract, gpu, many, memory, predict, reading, repro, stage_process, step
 from benchmarks.__main__ import NAMES
 from benchmarks.opponents import OriginalExtraction, OriginalTraining
+from benchmarks.peak import Peak
 from benchmarks.results import Result, Row, at_least, at_most
 from benchmarks.settings import ROOT, Settings
 from benchmarks.stage_process import Measured, Task
@@ -29,10 +29,8 @@ def settings(tmp_path: Path) -> Settings:
 
 def in_this_process(task: Task) -> Measured:
     """Run a stage here: starting processes, each importing torch, would take most of the time."""
-    call = stage_process._prepared(task)
-    start = time.perf_counter()
-    call()
-    return Measured(time.perf_counter() - start, 1_000_000)
+    found = stage_process.measured(task, Peak())
+    return Measured(found.seconds, found.cpu, max(found.peak, 1))
 
 
 def check(result: Result, settings: Settings) -> dict[str, Row]:
@@ -92,6 +90,7 @@ def test_a_stage_in_a_process_of_its_own(cache: Path) -> None:
         cache_named.symlink_to(cache)
     found = stage_process.measure(task)
     assert 0 < found.seconds < 60
+    assert 0 < found.cpu < 60
     assert 1_000_000 < found.peak < 2**31
 
 
