@@ -4,6 +4,7 @@ from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at
 from pipeline.hypercolumn.features import Features
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.head import DenseHead
+from pipeline.hypercolumn.labels import labels_of
 from pipeline.hypercolumn.loss import Target, head_loss
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "head_loss",
     "hypercolumn_map",
     "hypercolumns_at",
+    "labels_of",
     "read_columns",
 ]

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from pipeline.errors import ParamsError
 
@@ -94,7 +94,21 @@ class Features(BaseModel):
     def _pool(deepest: Tensor, scope: str) -> Tensor:
         if scope == "global":
             return deepest.mean(dim=(1, 2), keepdim=True)
-        window = int(scope)
-        return avg_pool2d(
-            deepest[None], window, stride=1, padding=window // 2, count_include_pad=False
-        )[0]
+        total, count = (
+            _window_sum(_window_sum(values, 1, int(scope)), 2, int(scope))
+            for values in (deepest, torch.ones_like(deepest[:1]))
+        )
+        return total / count
+
+
+def _window_sum(values: Tensor, dim: int, window: int) -> Tensor:
+    """Sum windows around each cell along a dimension; beyond the border lie zeros.
+
+    Cell by cell the terms are added in one order, so that no bit depends on threads.
+    """
+    reach, cells = window // 2, values.shape[dim]
+    total = values.clone()
+    for step in range(1, min(reach, cells - 1) + 1):
+        total.narrow(dim, 0, cells - step).add_(values.narrow(dim, step, cells - step))
+        total.narrow(dim, step, cells - step).add_(values.narrow(dim, 0, cells - step))
+    return total

@@ -19,11 +19,12 @@ from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.projection import Projection
 
 ACTIVATIONS = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "logistic": torch.sigmoid,
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "logistic": torch.sigmoid_,
     "identity": torch.positive,
 }
+"""What may lie between the layers; all work in place."""
 
 
 class DenseHead(nn.Module):
@@ -96,15 +97,17 @@ class DenseHead(nn.Module):
         Tensor of shape (n_classes, H, W)
         """
         first = Projection(maps, size, self.geometry, len(self.weights[0]))
-        blocks = first.blocks(self.weights[0], self.biases[0])
-        return torch.cat([self.classify(pixels) for _, _, pixels in blocks]).T.reshape(-1, *size)
+        logits = maps[0].new_empty(self.n_classes, *size)
+        for start, stop, pixels in first.blocks(self.weights[0], self.biases[0]):
+            logits[:, start:stop] = self._classify(pixels).reshape(-1, stop - start, size[1])
+        return logits
 
-    def classify(self, first: Tensor) -> Tensor:
-        """Turn the first layer's outputs (n, K_1) into logits (n, n_classes)."""
-        activate = ACTIVATIONS[self.activation]
+    def _classify(self, pixels: Tensor) -> Tensor:
+        """Turn the first layer's outputs (n, K_1), which are overwritten, into (n_classes, n)."""
+        values = pixels.T
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            first = activate(first) @ weight.T + bias
-        return first
+            values = torch.addmm(bias[:, None], weight, ACTIVATIONS[self.activation](values))
+        return values
 
     @property
     def later(self) -> list[Tensor]:

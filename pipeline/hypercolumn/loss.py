@@ -6,6 +6,7 @@ needs lies in a CPU's caches, and no map of hidden values or of their gradients 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,12 +18,19 @@ from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
 from pipeline.hypercolumn.projection import Projection
 
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda gradient, output: torch.ops.aten.threshold_backward(gradient, output, 0),
-    "tanh": torch.ops.aten.tanh_backward,
-    "logistic": torch.ops.aten.sigmoid_backward,
+    "relu": lambda gradient, output: torch.ops.aten.threshold_backward.grad_input(
+        gradient, output, 0, grad_input=gradient
+    ),
+    "tanh": lambda gradient, output: torch.ops.aten.tanh_backward.grad_input(
+        gradient, output, grad_input=gradient
+    ),
+    "logistic": lambda gradient, output: torch.ops.aten.sigmoid_backward.grad_input(
+        gradient, output, grad_input=gradient
+    ),
     "identity": lambda gradient, _: gradient,
 }
-"""From the gradient of an activation's output, and that output, to the gradient of its input."""
+"""From the gradient of an activation's output, and that output, to the gradient of its input, in
+place."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Target:
 
         Parameters
         ----------
-        logits : Tensor of float32, shape ((stop - start) * W, n_classes)
+        logits : Tensor of float32, shape (n_classes, (stop - start) * W)
         start, stop : int
             Rows of the image.
 
@@ -68,16 +76,20 @@ class Target:
             Summed over pixels and divided by the normaliser.
         gradient : Tensor of the shape of the logits
         """
-        label = self.label[start:stop].flatten()
-        counts = label != self.void
-        true = torch.where(counts, label, 0)[:, None]
-        weights = self.class_weights[true] * counts[:, None] / self.normalizer
+        true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
         share = 1 - self.smoothing.sum()
-        log_p = logits.log_softmax(dim=1)
-        likelihood = share * log_p.gather(1, true)[:, 0] + log_p @ self.smoothing
-        gradient = log_p.exp_().sub_(self.smoothing)
-        gradient.scatter_add_(1, true, -share.expand(len(true), 1))
-        return -(likelihood * weights[:, 0]).sum(), gradient.mul_(weights)
+        log_p = logits.log_softmax(dim=0)
+        likelihood = share * log_p.gather(0, true[None])[0] + self.smoothing @ log_p
+        gradient = log_p.exp_().sub_(self.smoothing[:, None])
+        gradient.scatter_add_(0, true[None], -share.expand(1, len(true)))
+        return -likelihood.dot(weights), gradient.mul_(weights)
+
+    @cached_property
+    def _pixels(self) -> tuple[Tensor, Tensor]:
+        """Give the class of every pixel, of void ones any, and how much its loss counts."""
+        counts = self.label != self.void
+        true = torch.where(counts, self.label, 0)
+        return true, self.class_weights[true] * counts / self.normalizer
 
 
 def head_loss(
@@ -141,8 +153,8 @@ class _ImageLoss(torch.autograd.Function):
             of_first = first.gradient()
             total = torch.zeros((), device=weight.device)
             for start, stop, pixels in first.blocks(weight.to(dtype), bias.to(dtype)):
-                loss, gradient = target.loss(layers.forward(pixels).float(), start, stop)
-                of_first.add(layers.backward(gradient.to(dtype)), start, stop)
+                loss, gradient = target.loss(layers.forward(pixels.T).float(), start, stop)
+                of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
                 total += loss
             gradients = (*of_first.sums(weight.shape[1]), *layers.gradients)
         ctx.save_for_backward(*(g.to(weight.dtype) for g in gradients))
@@ -165,19 +177,18 @@ class _Layers:
         self._inputs: list[Tensor] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Turn the first layer's outputs (n, K_1) into logits (n, n_classes)."""
+        """Turn the first layer's outputs (K_1, n), overwritten, into logits (n_classes, n)."""
         self._inputs = []
         for weight, bias in zip(self._layers[::2], self._layers[1::2], strict=True):
-            pixels = self._activate(pixels)
-            self._inputs.append(pixels)
-            pixels = torch.addmm(bias, pixels, weight.T)
+            self._inputs.append(self._activate(pixels))
+            pixels = torch.addmm(bias[:, None], weight, self._inputs[-1])
         return pixels
 
     def backward(self, gradient: Tensor) -> Tensor:
         """Turn the gradient of the logits into that of the first layer's outputs."""
         for layer in reversed(range(len(self._inputs))):
             inputs = self._inputs[layer]
-            self.gradients[2 * layer] += gradient.T @ inputs
-            self.gradients[2 * layer + 1] += gradient.sum(dim=0)
-            gradient = self._derive(gradient @ self._layers[2 * layer], inputs)
+            self.gradients[2 * layer] += gradient @ inputs.T
+            self.gradients[2 * layer + 1] += gradient.sum(dim=1)
+            gradient = self._derive((gradient.T @ self._layers[2 * layer]).T, inputs)
         return gradient

@@ -15,21 +15,20 @@ from torch import Tensor
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.resample import resampler
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Hidden values computed at a time: 4 MiB in float32, small enough for a CPU's caches; a GPU is
+_BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
+"""Hidden values computed at a time: 2 MiB in float32, small enough for a CPU's caches; a GPU is
 better served by few large pieces."""
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Level:
-    """Maps of one size, stacked, and the columns of the weight that belong to them."""
+class _Map:
+    """A map, and where its part of the weight lies."""
 
     values: Tensor
     """(C, h * w)"""
-    columns: Tensor
-    """(C,) of int64"""
+    columns: slice
 
 
 class Projection:
@@ -50,11 +49,10 @@ class Projection:
     def __init__(self, maps: Sequence[Tensor], size: Size, geometry: Geometry, width: int) -> None:
         self._size, self._width = size, width
         levels = _by_size(maps)
-        single = levels.pop((1, 1), None) if len(levels) > 1 else None
-        self._single = single
-        self._own = levels.pop(size, None) if len(levels) > 1 else None
+        self._single = levels.pop((1, 1), []) if len(levels) > 1 else []
+        self._own = levels.pop(size, []) if len(levels) > 1 else []
         self._levels = list(levels.values())
-        counts = [level.values.shape[1] for level in self._levels]
+        counts = [h * w for h, w in levels]
         stops = torch.tensor(counts).cumsum(0).tolist()
         self._rows = [slice(stop - n, stop) for stop, n in zip(stops, counts, strict=True)]
         self._smallest = self._rows[counts.index(min(counts))]
@@ -78,20 +76,21 @@ class Projection:
             Outputs, row by row. They may be overwritten.
         """
         table = self._table(weight, bias)
-        own = None if self._own is None else weight[:, self._own.columns].T
         for start, stop in self._plan.blocks():
             pixels = self._plan.pixels(table, start, stop)
-            if self._own is not None and own is not None:
-                pixels.addmm_(self._own.values[:, self._span(start, stop)].T, own)
+            for own in self._own:
+                pixels.addmm_(own.values[:, self._span(start, stop)].T, weight[:, own.columns].T)
             yield start, stop, pixels
 
     def _table(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Multiply every cell that is to be resampled: (cells, K)."""
-        if self._single is not None:
-            bias = bias + weight[:, self._single.columns] @ self._single.values[:, 0]
+        for single in self._single:
+            bias = bias + weight[:, single.columns] @ single.values[:, 0]
         table = weight.new_empty(self._plan.rows, self._width)
-        for level, rows in zip(self._levels, self._rows, strict=True):
-            torch.mm(level.values.T, weight[:, level.columns].T, out=table[rows])
+        for (first, *others), rows in zip(self._levels, self._rows, strict=True):
+            torch.mm(first.values.T, weight[:, first.columns].T, out=table[rows])
+            for m in others:
+                table[rows].addmm_(m.values.T, weight[:, m.columns].T)
         table[self._smallest] += bias
         return table
 
@@ -108,44 +107,40 @@ class ProjectionGradient:
 
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
-        values = projection._levels[0].values
+        values = projection._levels[0][0].values
         self._of_table = values.new_zeros(projection._plan.rows, projection._width)
-        own = projection._own
-        self._of_own = (
-            None if own is None else values.new_zeros(projection._width, len(own.columns))
-        )
+        self._of_own = [
+            values.new_zeros(len(own.values), projection._width) for own in projection._own
+        ]
 
     def add(self, pixels: Tensor, start: int, stop: int) -> None:
         """Add what a block has: the gradient ((stop - start) * W, K) of its outputs."""
         projection = self._projection
         projection._plan.add_adjoint(self._of_table, pixels, start, stop)
-        if projection._own is not None and self._of_own is not None:
-            self._of_own += (projection._own.values[:, projection._span(start, stop)] @ pixels).T
+        for own, gradient in zip(projection._own, self._of_own, strict=True):
+            gradient.addmm_(own.values[:, projection._span(start, stop)], pixels)
 
     def sums(self, channels: int) -> tuple[Tensor, Tensor]:
         """Give the gradients of the weight (K, D) and of the bias (K,)."""
         projection, table = self._projection, self._of_table
         weight = table.new_empty(projection._width, channels)
         for level, rows in zip(projection._levels, projection._rows, strict=True):
-            weight[:, level.columns] = (level.values @ table[rows]).T
-        if projection._own is not None and self._of_own is not None:
-            weight[:, projection._own.columns] = self._of_own
+            for m in level:
+                weight[:, m.columns] = (m.values @ table[rows]).T
+        for own, gradient in zip(projection._own, self._of_own, strict=True):
+            weight[:, own.columns] = gradient.T
         bias = table[projection._smallest].sum(dim=0)
-        if projection._single is not None:
-            single = projection._single
+        for single in projection._single:
             weight[:, single.columns] = bias[:, None] * single.values[:, 0]
         return weight, bias
 
 
-def _by_size(maps: Sequence[Tensor]) -> dict[Size, _Level]:
-    """Stack maps of one size, the sizes in the order of their first maps."""
-    found: dict[Size, list[tuple[Tensor, Tensor]]] = {}
+def _by_size(maps: Sequence[Tensor]) -> dict[Size, list[_Map]]:
+    """Sort maps by size, the sizes in the order of their first maps."""
+    found: dict[Size, list[_Map]] = {}
     first = 0
     for m in maps:
-        columns = torch.arange(first, first + len(m), device=m.device)
-        found.setdefault((m.shape[1], m.shape[2]), []).append((m.flatten(1), columns))
+        part = _Map(m.flatten(1), slice(first, first + len(m)))
+        found.setdefault((m.shape[1], m.shape[2]), []).append(part)
         first += len(m)
-    return {
-        size: _Level(*(torch.cat(parts) for parts in zip(*level, strict=True)))
-        for size, level in found.items()
-    }
+    return found

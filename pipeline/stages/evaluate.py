@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from pipeline.cache import CachedSplit, FeatureCache
 from pipeline.heads import Head, load_head
+from pipeline.hypercolumn import labels_of
 from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
 from pipeline.stages.device import choose_device, memory_named
@@ -99,10 +97,3 @@ def score_image(head: Head, split: CachedSplit, image_id: str, device: torch.dev
     with memory_named(image_id):
         maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
         return head.scores(maps, (height, width))
-
-
-def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Turn scores (n_classes, H, W) into labels, resampled bilinearly to ``size`` first."""
-    if size is not None and tuple(scores.shape[1:]) != size:
-        scores = interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
-    return scores.argmax(dim=0).to(torch.uint8).cpu().numpy()

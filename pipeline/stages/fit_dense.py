@@ -15,12 +15,13 @@ from torch.nn.functional import cross_entropy
 from pipeline.cache import CachedSplit, FeatureCache
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadInfo, load_head, save_head
+from pipeline.hypercolumn import labels_of
 from pipeline.locks import sole_writer
 from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
 from pipeline.software import versions
 from pipeline.stages.device import choose_device, memory_named
-from pipeline.stages.evaluate import labels_of, score_image
+from pipeline.stages.evaluate import score_image
 from pipeline.training import DenseTrainer, Team, TrainingRun, TrainSettings, joined_team
 
 HELD_OUT = "held-out"

@@ -20,11 +20,11 @@ from pipeline.data import (
 )
 from pipeline.errors import BackboneError, DataError
 from pipeline.heads import Head, load_head
+from pipeline.hypercolumn import labels_of
 from pipeline.identity import file_digest
 from pipeline.progress import Progress, Silent
 from pipeline.software import NAME, own_version
 from pipeline.stages.device import choose_device, memory_named
-from pipeline.stages.evaluate import labels_of
 from pipeline.stages.restore import restore_backbone
 from pipeline.wholefile import remove_leftovers
 

@@ -13,6 +13,7 @@ from pipeline.data import VOC_PALETTE
 from pipeline.errors import CacheMismatchError, ParamsError
 from pipeline.folders import make_folder
 from pipeline.heads import Head, load_head
+from pipeline.hypercolumn import labels_of
 from pipeline.names import is_plain
 from pipeline.progress import Progress, Silent
 from pipeline.reporting import (
@@ -26,7 +27,7 @@ from pipeline.reporting import (
     write_page,
 )
 from pipeline.stages.device import choose_device
-from pipeline.stages.evaluate import labels_of, score_image
+from pipeline.stages.evaluate import score_image
 
 _NAME_BYTES = 200  # the names of figures hold a little more, and partial files too
 

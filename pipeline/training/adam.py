@@ -9,7 +9,7 @@ from torch.optim.adamw import adamw
 
 
 class AdamW:
-    """The steps of ``torch.optim.AdamW`` (Loshchilov and Hutter, ICLR 2019), bit for bit.
+    """The steps of torch's fused ``AdamW`` (Loshchilov and Hutter, ICLR 2019), bit for bit.
 
     That class imports torch's compiler, which takes as long as importing torch. The function that
     computes its steps does not.
@@ -24,7 +24,7 @@ class AdamW:
         self._groups = groups
         self._moments = [
             {
-                "step": torch.tensor(0.0),
+                "step": torch.zeros((), device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter, requires_grad=False),
                 "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
             }
@@ -52,6 +52,7 @@ class AdamW:
                 [m["exp_avg_sq"] for m in moments],
                 [],
                 [m["step"] for m in moments],
+                fused=True,
                 amsgrad=False,
                 beta1=0.9,
                 beta2=0.999,

@@ -15,7 +15,6 @@ from pipeline.hypercolumn import (
     hypercolumn_map,
     hypercolumns_at,
 )
-from pipeline.hypercolumn.head import ACTIVATIONS
 from pipeline.hypercolumn.projection import _BLOCK_ELEMENTS
 
 SIZES = [
@@ -40,10 +39,19 @@ def random_head(channels, widths, geometry, activation="relu"):
     )
 
 
+PLAIN = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+    "identity": torch.positive,
+}
+
+
 def plain_logits(head, column):
     """The head on (n, D) hypercolumns, layer after layer."""
+    activate = PLAIN[head.activation]
     for layer, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):
-        column = (column.relu() if layer else column) @ weight.T + bias
+        column = (activate(column) if layer else column) @ weight.T + bias
     return column
 
 
@@ -101,14 +109,14 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
         torch.testing.assert_close(parameter.grad / scale, gradient / scale, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(PLAIN))
 def test_gradients_of_every_activation(activation):
     maps = [torch.randn(s) for s in [(4, 17, 23), (6, 9, 12), (3, 1, 1)]]
     head = random_head([4, 6, 3], (9, 5, 4), "half_pixel", activation)
     label = torch.randint(0, 4, (17, 23))
 
     full = hypercolumn_map(maps, (17, 23)).flatten(1).T
-    loss = cross_entropy(head.classify(full @ head.weights[0].T + head.biases[0]), label.flatten())
+    loss = cross_entropy(plain_logits(head, full), label.flatten())
     expected = torch.autograd.grad(loss, list(head.parameters()))
     target = Target(label, 255, torch.ones(4), torch.zeros(4), 17 * 23)
     found = torch.autograd.grad(head_loss(head, maps, target), list(head.parameters()))
@@ -138,15 +146,17 @@ def test_relu_comes_before_resampling():
     assert middle.item() == 0.5  # not relu(0)
 
 
-def test_context_is_the_mean_of_the_deepest_map():
+@pytest.mark.parametrize("window", [1, 3, 7, 99])
+def test_context_is_the_mean_of_the_deepest_map(window):
     shallow, deep = torch.randn(2, 8, 8), torch.randn(3, 5, 4)
-    features = Features(activation="none", context=("global", "3"))
-    *_, everywhere, window = features.apply([shallow, deep])
+    features = Features(activation="none", context=("global", str(window)))
+    *_, everywhere, pooled = features.apply([shallow, deep])
     torch.testing.assert_close(everywhere.flatten(), deep.flatten(1).mean(1))
+    reach = window // 2
     for y in range(5):
         for x in range(4):
-            around = deep[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-            torch.testing.assert_close(window[:, y, x], around.flatten(1).mean(1))
+            around = deep[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+            torch.testing.assert_close(pooled[:, y, x], around.flatten(1).mean(1))
     assert features.channels(["a", "b"], [2, 3]) == [2, 3, 3, 3]
 
 
@@ -156,15 +166,16 @@ def test_layers_that_do_not_stack_are_refused():
 
 
 def test_without_smoothing_and_weights_it_is_the_usual_cross_entropy():
-    logits, label = torch.randn(50, 6, requires_grad=True), torch.randint(0, 6, (50,))
+    logits, label = torch.randn(6, 50, requires_grad=True), torch.randint(0, 6, (50,))
     label[::7] = 255
     for smoothed in (0.0, 0.2):
         smoothing = torch.full((6,), smoothed / 6)
         target = Target(label.reshape(5, 10), 255, torch.ones(6), smoothing, 1)
         expected = cross_entropy(
-            logits, label, ignore_index=255, reduction="sum", label_smoothing=smoothed
+            logits.T, label, ignore_index=255, reduction="sum", label_smoothing=smoothed
         )
         (gradient,) = torch.autograd.grad(expected, logits)
-        parts = [target.loss(logits[:20].detach(), 0, 2), target.loss(logits[20:].detach(), 2, 5)]
+        first, second = logits.detach().split([20, 30], dim=1)
+        parts = [target.loss(first, 0, 2), target.loss(second, 2, 5)]
         torch.testing.assert_close(sum(loss for loss, _ in parts), expected.detach())
-        torch.testing.assert_close(torch.cat([part for _, part in parts]), gradient)
+        torch.testing.assert_close(torch.cat([part for _, part in parts], dim=1), gradient)

@@ -13,8 +13,9 @@ from PIL import Image
 from pipeline import FeatureCache, Segmenter, VocDataset, fit_sparse, load_head, predict
 from pipeline.data import VOC_PALETTE, read_note
 from pipeline.errors import DataError, WeightsError
+from pipeline.hypercolumn import labels_of
 from pipeline.identity import file_digest
-from pipeline.stages.evaluate import labels_of, score_image
+from pipeline.stages.evaluate import score_image
 
 
 @pytest.fixture(scope="module")

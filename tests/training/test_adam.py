@@ -29,7 +29,7 @@ def test_steps_are_those_of_torch(decay):
     adam = AdamW([(own[:1], decay), (own[1:], 0.0)])
     take_steps(adam, own, rates, adam.step)
     groups = [{"params": torchs[:1], "weight_decay": decay}, {"params": torchs[1:]}]
-    theirs = torch.optim.AdamW(groups, weight_decay=0.0)
+    theirs = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
 
     def step(rate):
         for group in theirs.param_groups:
