@@ -1,12 +1,15 @@
 """Whole-image prediction: against the forward pass alone, convpaint and scikit-image."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.arithmetic import best_rate, is_product, layer_flops, products
 from benchmarks.contestant import OTHERS, OWN
 from benchmarks.duel import Duel, compete
 from benchmarks.machine import machine
@@ -15,10 +18,11 @@ from benchmarks.results import Goal, Result, Row, at_least, at_most
 from benchmarks.settings import Settings
 from benchmarks.subjects import identity_for, natural_scenes, random_head
 from benchmarks.timing import Spread, in_turns, ratio
-from pipeline import Preprocessing, Segmenter, VocDataset, load_backbone
+from pipeline import Features, Preprocessing, Segmenter, VocDataset, load_backbone
 from pipeline.data.scenes import draw_scene
 
-HEADS = {"mlp, 512 hidden units": 512, "logistic": None}
+HIDDEN = 512
+HEADS = {f"mlp, {HIDDEN} hidden units": HIDDEN, "logistic": None}
 
 
 def run(settings: Settings) -> Result:
@@ -31,16 +35,19 @@ def run(settings: Settings) -> Result:
         machine(),
         {"scale": settings.scale, "rounds": rounds, "side": settings.side, "image": list(size)},
         notes=[
-            "Against the forward pass: from a decoded image of natural size to its labels, resized "
-            "to the network's input and back, with the context that heads have by default; the "
-            "forward pass is that of torchvision's own layers on one image that is resized and "
-            "normalised already. Against other tools: every tool is fitted on the same labelled "
-            "pixels of the same image in a process of its own, and segments the image in turns; "
-            "'convpaint' and 'pipeline' use the same five layers of VGG-16 with the same random "
-            "weights at the image's own size, 'as it comes' is convpaint's own choice of layer "
-            "and pyramid, 'input 224' the pipeline's default size. Memory is the peak while "
-            "segmenting, above what the process held after its imports. Convpaint's tiles are "
-            "about 1000 pixels wide, so that this image is one tile.",
+            "Against the forward pass: from a decoded image of natural size to its labels, "
+            "resized to the network's input and back, with the context that heads have by "
+            "default; the forward pass is that of torchvision's own layers on one image that is "
+            "resized and normalised already. The floor is what the ratio would be if predicting "
+            "were that pass and the head's multiplications, at the rate at which torch.mm "
+            "multiplies matrices of the same shapes in the same run, and nothing else. Against "
+            "other tools: every tool is fitted on the same labelled pixels of the same image in a"
+            " process of its own, and segments the image in turns; 'convpaint' and 'pipeline' use"
+            " the same five layers of VGG-16 with the same random weights at the image's own "
+            "size, 'as it comes' is convpaint's own choice of layer and pyramid, 'input 224' the "
+            "pipeline's default size. Memory is the peak while segmenting, above what the process"
+            " held after its imports. Convpaint's tiles are about 1000 pixels wide, so that this "
+            "image is one tile.",
         ],
     )
     with settings.folder() as folder:
@@ -69,25 +76,47 @@ def _forward_rows(
     identity = identity_for(dataset, backbone, preprocessing)
     image = dataset.read_image(dataset.image_ids("train")[0])
     given = torch.from_numpy(preprocessing.normalize(preprocessing.resize_image(image)))
-    contenders = {}
+    contenders: dict[str, Callable[[], object]] = {}
+    segmenters = {}
     for what, hidden in HEADS.items():
         path = folder / f"{name}-{hidden}.safetensors"
         random_head(path, identity, hidden=hidden)
-        contenders[what] = partial(Segmenter(path, weights="random"), image)
-    contenders["forward pass alone"] = partial(PlainNetwork(backbone).singly, [given])
+        segmenters[what] = Segmenter(path, weights="random")
+        contenders[what] = partial(segmenters[what], image)
+    plain = PlainNetwork(backbone)
+    contenders["forward pass alone"] = partial(plain.singly, [given])
+    maps = Features().apply([m[0] for m in backbone(given[None])])
+    contenders |= products(maps, HIDDEN)
     seconds = in_turns(contenders, rounds, warm_up=2)
-    rows = [
-        Row(
-            f"{name}, {what}: predict / forward pass alone",
-            "x",
-            ratio(seconds[what], seconds["forward pass alone"]),
-            at_most(1.5),
-        )
-        for what in HEADS
-    ]
+    forward, rate = seconds["forward pass alone"], best_rate(seconds)
+    with FlopCounterMode(display=False) as counter:
+        plain.singly([given])
+    rows = []
+    for what, segmenter in segmenters.items():
+        dense = segmenter.head.dense
+        assert dense is not None
+        widths = [len(bias) for bias in dense.biases]
+        flops = sum(layer_flops(maps, settings.side**2, widths))
+        floor = [f + head for f, head in zip(forward, rate.floor(flops), strict=True)]
+        rows += [
+            Row(
+                f"{name}, {what}: predict / forward pass alone",
+                "x",
+                ratio(seconds[what], forward),
+                at_most(1.5),
+            ),
+            Row(
+                f"{name}, {what}: floor / forward pass alone",
+                "x",
+                ratio(floor, forward),
+                note=f"{flops / 1e9:.1f} GFLOP in the head, "
+                f"{counter.get_total_flops() / 1e9:.1f} in the network",
+            ),
+        ]
     return rows + [
         Row(f"{name}: {what}", "ms", Spread.of(values).times(1e3))
         for what, values in seconds.items()
+        if not is_product(what)
     ]
 
 

@@ -1,6 +1,5 @@
 """One training step of the dense head against the original method's and the arithmetic's floor."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.arithmetic import best_rate, is_product, layer_flops, products
 from benchmarks.machine import machine
 from benchmarks.opponents import OriginalTraining
 from benchmarks.results import Result, Row, at_least, at_most
 from benchmarks.settings import Settings
 from benchmarks.subjects import identity_for, natural_scenes, random_head
-from benchmarks.timing import Spread, fastest, in_turns, ratio
+from benchmarks.timing import Spread, in_turns, ratio
 from pipeline import (
     Backbone,
     FeatureCache,
@@ -85,7 +85,7 @@ def _rows(
     trainer, other = _trainer(head), _trainer(with_context)
     original = _original(backbone, head)
     one, four = read(head, 1), read(head, 4)
-    shapes = _products(one[0][0], settings.side**2, HIDDEN, len(identity.classes))
+    flops = _step_flops(one[0][0], settings.side**2, len(identity.classes))
     contenders: dict[str, Callable[[], object]] = {
         "step, 1 image": partial(trainer.step, one),
         "original, 1 image": partial(original.step, images[:1]),
@@ -93,18 +93,13 @@ def _rows(
         "original, 4 images": partial(original.step, images),
         "step with reading, 1 image": lambda: trainer.step(read(head, 1)),
         "step with context, 1 image": partial(other.step, read(with_context, 1)),
-        **{f"mm {m}x{k}x{n}": _product(m, k, n) for m, k, n in _tried(one[0][0], HIDDEN)},
+        **products(one[0][0], HIDDEN),
     }
     seconds = in_turns(contenders, rounds)
     cache.close()
     difference, scale = _gradient_difference(backbone, head, one, images[:1])
-    per_flop = {
-        what: [s / math.prod(_sides(what)) / 2 for s in values]
-        for what, values in seconds.items()
-        if what.startswith("mm ")
-    }
-    best = fastest(per_flop, list(per_flop))
-    floor = [s * shapes for s in per_flop[best]]
+    rate = best_rate(seconds)
+    floor = rate.floor(flops)
     rows = [
         Row(
             f"{name}: original method / step, {n} image{'s' * (n > 1)}",
@@ -128,7 +123,7 @@ def _rows(
             "x",
             ratio(seconds["step, 1 image"], floor),
             at_most(2),
-            f"{shapes / 1e9:.1f} GFLOP",
+            f"{flops / 1e9:.1f} GFLOP",
         ),
         Row.exact(
             f"{name}: gradients, largest difference from the plain formula's",
@@ -138,16 +133,22 @@ def _rows(
             f"relative to the largest gradient, {scale:.3g}",
         ),
         Row(
-            f"{name}: matrix rate, {best}",
+            f"{name}: matrix rate, {rate.name}",
             "GFLOP/s",
-            Spread.of([1e-9 / s for s in per_flop[best]]),
+            Spread.of([1e-9 / s for s in rate.seconds_per_flop]),
         ),
         Row(f"{name}: the arithmetic's floor, 1 image", "ms", Spread.of(floor).times(1e3)),
+        Row(
+            f"{name}: original method / the arithmetic's floor, 1 image",
+            "x",
+            ratio(seconds["original, 1 image"], floor),
+            note="no exact step could gain more",
+        ),
     ]
     return rows + [
         Row(f"{name}: {what}", "ms", Spread.of(values).times(1e3))
         for what, values in seconds.items()
-        if not what.startswith("mm ")
+        if not is_product(what)
     ]
 
 
@@ -199,25 +200,11 @@ def _gradient_difference(
     return difference, max(float(b.abs().max()) for _, b in pairs)
 
 
-def _products(maps: Sequence[Tensor], pixels: int, hidden: int, classes: int) -> float:
+def _step_flops(maps: Sequence[Tensor], pixels: int, classes: int) -> int:
     """Count the floating-point operations that a step on one image cannot do without.
 
     The projection is computed forward and for the weights' gradient, as its inputs need none; the
     layer after it forward and for both gradients.
     """
-    projection = sum(2 * m.numel() * hidden for m in maps)
-    return 2.0 * projection + 3.0 * 2 * pixels * hidden * classes
-
-
-def _tried(maps: Sequence[Tensor], hidden: int) -> list[tuple[int, int, int]]:
-    """Give the shapes of the projections: cells, channels, hidden units."""
-    return list(dict.fromkeys((m.shape[1] * m.shape[2], m.shape[0], hidden) for m in maps))
-
-
-def _product(m: int, k: int, n: int) -> Callable[[], Tensor]:
-    left, right, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
-    return lambda: torch.mm(left, right, out=out)
-
-
-def _sides(name: str) -> tuple[int, ...]:
-    return tuple(map(int, name.removeprefix("mm ").split("x")))
+    projection, scores = layer_flops(maps, pixels, [HIDDEN, classes])
+    return 2 * projection + 3 * scores

@@ -74,6 +74,8 @@ def test_predict(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     if "napari_convpaint" not in sys.modules:
         row = rows["convpaint / pipeline, input 224: time"]
         assert row.reached == "not measured" or row.value is not None
+    floor = rows["squeezenet1_0, mlp, 512 hidden units: floor / forward pass alone"]
+    assert floor.value.median > 1
     assert rows["pipeline, input 224"].value.median > 0
 
 
