@@ -61,7 +61,8 @@ def draw_pixels(
     """
     generator = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(image_id.encode())])
     chosen = []
-    for value in np.unique(label[label != void]):
+    present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+    for value in present[present != void]:
         pixels = np.flatnonzero(label == value)
         count = min(pixels_per_class, len(pixels))
         chosen.append(np.sort(generator.choice(pixels, count, replace=False)))

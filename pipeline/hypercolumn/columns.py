@@ -7,6 +7,7 @@ calls it. :func:`hypercolumns_at` gives the same values at ``n`` pixels for four
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -87,23 +88,53 @@ def read_columns(
     maps: Sequence[Cells], ys: Tensor, xs: Tensor, size: tuple[int, int], geometry: Geometry
 ) -> Tensor:
     """Do as :func:`hypercolumns_at` does, with maps that give single cells."""
-    return torch.cat([_read(m, ys, xs, size, geometry) for m in maps], dim=1)
+    # Maps of one size are read at the same cells.
+    sizes = {m.size for m in maps}
+    corners = {cells: _Corners.around(ys, xs, cells, size, geometry) for cells in sizes}
+    return torch.cat([corners[m.size].read(m) for m in maps], dim=1)
+
+
+@dataclass(frozen=True)
+class _Corners:
+    """The four cells around each of n pixels, one corner after the other, and their weights."""
+
+    ys: Tensor
+    xs: Tensor
+    weights: Tensor
+    """(4, n)"""
+
+    @classmethod
+    def around(
+        cls,
+        ys: Tensor,
+        xs: Tensor,
+        cells: tuple[int, int],
+        size: tuple[int, int],
+        geometry: Geometry,
+    ) -> "_Corners":
+        top, bottom, down, left, right, across = _corner_reads(cells, size, geometry)
+        top, bottom, down = top[ys], bottom[ys], down[ys]
+        left, right, across = left[xs], right[xs], across[xs]
+        up, back = 1 - down, 1 - across
+        return cls(
+            torch.cat([top, top, bottom, bottom]),
+            torch.cat([left, right, left, right]),
+            torch.stack([up * back, up * across, down * back, down * across]),
+        )
+
+    def read(self, m: Cells) -> Tensor:
+        """Read the columns (n, C) of a map."""
+        values = m.at(self.ys, self.xs)
+        weights = self.weights.to(values.device, values.dtype)
+        corners = values.reshape(len(values), *weights.shape) * weights
+        top_left, top_right, bottom_left, bottom_right = corners.unbind(dim=1)
+        return (top_left + top_right + bottom_left + bottom_right).T.contiguous()
+
+
+# The images of a data set are of few sizes, if they are resized.
+_corner_reads = lru_cache(maxsize=64)(corner_reads)
 
 
 def _cells_of(m: Tensor) -> Cells:
     dtype = torch.promote_types(m.dtype, torch.float32)
     return Cells((m.shape[1], m.shape[2]), lambda y, x: m[:, y, x].to(dtype))
-
-
-def _read(m: Cells, ys: Tensor, xs: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
-    top, bottom, down, left, right, across = corner_reads(m.size, size, geometry)
-    top, bottom, down = top[ys], bottom[ys], down[ys]
-    left, right, across = left[xs], right[xs], across[xs]
-    # The four corners of all pixels in one go.
-    values = m.at(torch.cat([top, top, bottom, bottom]), torch.cat([left, right, left, right]))
-    corners = values.reshape(len(values), 4, len(ys)).unbind(dim=1)
-    weights = ((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across)
-    column = torch.zeros_like(corners[0])
-    for corner, weight in zip(corners, weights, strict=True):
-        column += corner * weight.to(values.device, values.dtype)
-    return column.T.contiguous()
