@@ -12,6 +12,8 @@ from pipeline.errors import CacheOverflowError
 
 BYTES_PER_VALUE = {"float16": 2, "float32": 4, "int8": 1}
 
+_PIECE = 131_072
+"""Values that are converted in one go."""
 _SERIAL = 32_767
 """Values that torch converts without starting threads, which would hang in a forked process."""
 
@@ -81,24 +83,66 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
     CacheOverflowError
         If a value is not finite, or does not fit ``dtype``.
     """
-    # The largest magnitude of each channel, without a copy of all values in between.
-    peak = np.maximum(values.max(axis=(1, 2)), -values.min(axis=(1, 2)))
-    if not np.isfinite(peak).all():
+    scale = _scale(values) if dtype == "int8" else None
+    stored = StoredArray(_stored_values(values, np.dtype(dtype), scale), scale)
+    # A sum is not finite if one of its terms is not: one quick look in place of one at every value.
+    looked_at = stored.values if scale is None else scale
+    if not torch.from_numpy(looked_at).sum(dtype=torch.float32).isfinite():
+        _require_finite(values, looked_at, image_id=image_id, tap=tap)
+    return stored
+
+
+def _scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give what the int8 values of each channel are to be multiplied by, (C,)."""
+    flat = torch.from_numpy(values.reshape(len(values), -1))
+    peak = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)).numpy()
+    # Below the normal numbers a quotient has too few bits left to serve as a scale.
+    smallest = 127 * np.finfo(np.float32).tiny
+    scale: NDArray[np.float32] = np.where(peak < smallest, np.float32(1), peak / 127)
+    return scale
+
+
+def _stored_values(
+    values: NDArray[np.float32], dtype: np.dtype[Any], scale: NDArray[np.float32] | None
+) -> NDArray[Any]:
+    """Give a map in C order and another dtype, over its scale if there is one.
+
+    It is done in pieces, which stay in the processor's own memory from one step to the next: of
+    some cells where those of all channels lie side by side, as a backbone on the CPU leaves them,
+    of some channels where those of all cells do.
+    """
+    channels = len(values)
+    flat = values.reshape(channels, -1)
+    stored = np.empty(flat.shape, dtype)
+    target = torch.from_numpy(stored).dtype
+    by_cell = not values.flags.c_contiguous
+    length, width = flat.shape[::-1] if by_cell else flat.shape
+    step = max(1, _PIECE // width)
+    for start in range(0, length, step):
+        some = slice(start, start + step)
+        part = (slice(None), some) if by_cell else (some, slice(None))
+        piece = torch.from_numpy(flat[part])
+        if scale is not None:
+            piece = (piece / torch.from_numpy(scale)[part[0], None]).round_()
+        stored[part] = piece.to(target).numpy()
+    return stored.reshape(values.shape)
+
+
+def _require_finite(
+    values: NDArray[np.float32], stored: NDArray[Any], *, image_id: str, tap: str
+) -> None:
+    """Raise CacheOverflowError if that is why a sum is not finite."""
+    if not np.isfinite(values).all():
         raise CacheOverflowError(
             f"image {image_id}, tap {tap}: the backbone gave a value that is not finite; "
             "check its weights"
         )
-    if dtype == "int8":
-        # Below the normal numbers a quotient has too few bits left to serve as a scale.
-        smallest = 127 * np.finfo(np.float32).tiny
-        scale = np.where(peak >= smallest, peak / 127, 1).astype(np.float32)
-        return StoredArray(np.rint(values / scale[:, None, None]).astype(np.int8), scale)
-    if dtype == "float16" and peak.max() > np.finfo(np.float16).max:
+    if not np.isfinite(stored).all():
         raise CacheOverflowError(
-            f"image {image_id}, tap {tap}: the value {peak.max():.6g} does not fit float16; "
-            "extract with --dtype float32, or with --input imagenet if the input was raw"
+            f"image {image_id}, tap {tap}: the value {np.abs(values).max():.6g} does not fit "
+            f"{stored.dtype}; extract with --dtype float32, or with --input imagenet if the input "
+            "was raw"
         )
-    return StoredArray(_converted(values, np.dtype(dtype)))
 
 
 def _converted(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
