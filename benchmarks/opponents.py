@@ -26,6 +26,9 @@ from pipeline.cache import draw_pixels
 class PlainNetwork:
     """A network of torchvision's as far as its last tap, with nothing else in it.
 
+    Its weights lie in memory as torch's convolutions take them fastest, channels last; what it is
+    given follows suit.
+
     Parameters
     ----------
     backbone : Backbone
@@ -37,7 +40,8 @@ class PlainNetwork:
         network.load_state_dict(load_weights(backbone.name, "random", seed=backbone.seed))
         places = [[module.split(".") for module in tap.modules] for tap in backbone.taps]
         last = max(int(parts[1]) for modules in places for parts in modules)
-        self.layers = network.features[: last + 1].eval().requires_grad_(False)
+        layers = network.features[: last + 1].eval().requires_grad_(False)
+        self.layers = layers.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def batched(self, images: Sequence[Tensor], size: int = 8) -> None:

@@ -39,6 +39,8 @@ class Identity(BaseModel):
         Digest of the weights that the taps depend on.
     taps : tuple of TapIdentity
         In the order in which they make up a hypercolumn.
+    compute : {"float32", "bfloat16"}
+        What the backbone computes with.
     preprocessing : dict
         How an image became the network's input.
     geometry : {"half_pixel", "align_corners"}
@@ -56,6 +58,7 @@ class Identity(BaseModel):
     backbone: str
     weights: str
     taps: tuple[TapIdentity, ...] = Field(min_length=1)
+    compute: Literal["float32", "bfloat16"] = "float32"
     preprocessing: dict[str, Any]
     geometry: Literal["half_pixel", "align_corners"]
     dtype: Literal["float16", "float32", "int8"]

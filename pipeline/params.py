@@ -58,6 +58,7 @@ class ExtractParams(_Section):
     backbone: str | None = None
     weights: str = "DEFAULT"
     taps: tuple[str, ...] | None = None
+    compute: Literal["float32", "bfloat16"] = "float32"
     splits: tuple[str, ...] = ("train", "val")
     input: Literal["imagenet", "raw"] = "imagenet"
     input_size: str = "224"

@@ -1,12 +1,9 @@
 """A frozen network with taps."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +15,20 @@ from pipeline.backbones.tracing import TappedNetwork
 from pipeline.backbones.weights import fit_weights, load_weights, weights_digest
 from pipeline.errors import BackboneError
 
+Compute = Literal["float32", "bfloat16"]
+
 
 class Backbone:
     """A network with frozen weights that gives the feature maps of its taps.
 
     Calling it with images ``(N, 3, H, W)``, preprocessed and on the backbone's device, gives one
-    tensor ``(N, C, h, w)`` per tap: a copy of what the tap's modules themselves put out, joined
-    along the channels. A convolution's is the value before any ReLU, even where the network
-    overwrites it in place. Nothing behind the last tap is computed or kept in memory. Several
-    threads may call it at a time. Channels-last images and a surrounding ``torch.autocast`` work.
+    tensor ``(N, C, h, w)`` per tap: what the tap's modules themselves put out, joined along the
+    channels. A convolution's is the value before any ReLU, even where the network overwrites it in
+    place. Nothing behind the last tap is computed or kept in memory. Several threads may call it at
+    a time.
+
+    On the CPU the channels of a cell lie side by side in memory (torch's *channels last*), in the
+    maps as well: torch's convolutions and poolings are faster so.
 
     Parameters
     ----------
@@ -39,10 +41,13 @@ class Backbone:
         Where the weights are from: ``DEFAULT``, ``random``, a file.
     seed
         Of random weights.
+    compute
+        ``"bfloat16"`` for products of numbers with 8 bits before they are added up in float32,
+        as ``torch.autocast`` does it: faster on GPUs and on CPUs that have instructions for it.
 
     Attributes
     ----------
-    source, seed
+    source, seed, compute
         As given.
     name
         The network, by torchvision's name.
@@ -64,6 +69,7 @@ class Backbone:
         *,
         source: str = "given",
         seed: int = 0,
+        compute: Compute = "float32",
     ) -> None:
         what = f"{source} weights do not fit {outline.name}"
         needed = fit_weights(state, outline.tensors, what=what)
@@ -73,13 +79,18 @@ class Backbone:
         self.taps = outline.taps
         self.source = source
         self.seed = seed
+        self.compute = compute
         self.weights_digest = weights_digest(needed)
         self._outline = outline
+        if compute == "bfloat16":
+            _round_weights(network)
         self._tapped = TappedNetwork(network, outline.modules, outline.last)
-        self._device = torch.device("cpu")
+        self.to("cpu")
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Compute the feature maps of float images ``(N, 3, H, W)``, ``(N, C, h, w)`` per tap.
+
+        They are float32 unless the images are of another dtype.
 
         Raises
         ------
@@ -93,47 +104,13 @@ class Backbone:
             )
         # Sizes that the network cannot take are found here, without catching what else may fail.
         self._outline.feature_shapes(images.shape[2], images.shape[3])
-        outputs = dict(self._tapped(images))
-        return [_join([outputs[module] for module in tap.modules]) for tap in self.taps]
-
-    def one_by_one(self, images: Iterable[Tensor], *, at_once: int) -> Iterator[list[Tensor]]:
-        """Compute the feature maps of images so that no bit depends on anything but the image.
-
-        Convolutions add up in an order that torch chooses by the number of images in the batch and
-        by the number of threads. Here each image goes through the network alone and on one thread,
-        several of them at a time; on one kind of CPU that gives the same bits for every ``at_once``
-        and every number of threads, and with one image per core it takes no longer.
-
-        Parameters
-        ----------
-        images
-            Float images ``(3, H, W)`` of any sizes, preprocessed and on the backbone's device.
-            They are taken as they are needed.
-        at_once
-            How many images are in work at a time.
-
-        Yields
-        ------
-        list of Tensor
-            ``(C, h, w)`` per tap, in the order of the images.
-
-        Raises
-        ------
-        BackboneError
-            If an image is too small for the network.
-        """
-        threads = torch.get_num_threads()
-        waiting = iter(images)
-        with ThreadPoolExecutor(at_once, initializer=_compute_on_one_thread) as pool:
-            try:
-                running = deque(pool.submit(self, i[None]) for i in islice(waiting, at_once))
-                while running:
-                    maps = running.popleft().result()
-                    running.extend(pool.submit(self, i[None]) for i in islice(waiting, 1))
-                    yield [m[0] for m in maps]
-            finally:
-                # What the pool's threads set for themselves is also what later threads start with.
-                torch.set_num_threads(threads)
+        reduced = self.compute == "bfloat16"
+        images = images.contiguous(memory_format=self._layout)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced):
+            outputs = dict(self._tapped(images))
+        return [
+            _join([outputs[module] for module in tap.modules]).to(images.dtype) for tap in self.taps
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -142,13 +119,16 @@ class Backbone:
 
     @property
     def takes_batches(self) -> bool:
-        """Whether batches gain enough to give up :meth:`one_by_one`: on a GPU, not on the CPU."""
+        """Whether batches gain anything: on a GPU, not on the CPU."""
         return self._device.type != "cpu"
 
     def to(self, device: str | torch.device) -> "Backbone":
         """Move the weights to a device, in place, and return the backbone."""
-        self._tapped.network.to(device)
         self._device = torch.device(device)
+        on_cpu = self._device.type == "cpu"
+        self._layout = torch.channels_last if on_cpu else torch.contiguous_format
+        network: Any = self._tapped.network
+        network.to(self._device, memory_format=self._layout)
         return self
 
     def feature_shapes(self, height: int, width: int) -> list[Shape]:
@@ -167,6 +147,7 @@ class Backbone:
             "name": self.name,
             "weights_digest": self.weights_digest,
             "taps": [{"name": tap.name, "modules": list(tap.modules)} for tap in self.taps],
+            "compute": self.compute,
         }
 
 
@@ -176,6 +157,7 @@ def load_backbone(
     weights: str | Path = "DEFAULT",
     taps: Sequence[str] | None = None,
     seed: int = 0,
+    compute: Compute = "float32",
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Backbone:
@@ -190,6 +172,8 @@ def load_backbone(
     taps
         As :func:`~pipeline.backbones.taps.parse_taps` reads them; ``vgg11``, ``squeezenet1_0``
         and ``alexnet`` need none.
+    compute
+        As :class:`Backbone` takes it.
     device
         Where it computes.
 
@@ -204,7 +188,8 @@ def load_backbone(
     # The taps come first: a misspelt one should not cost a download.
     outline = Outline(name, parse_taps(name, taps))
     state = load_weights(name, weights, seed=seed, progress=progress)
-    return Backbone(outline, state, source=str(weights), seed=seed).to(device)
+    backbone = Backbone(outline, state, source=str(weights), seed=seed, compute=compute)
+    return backbone.to(device)
 
 
 def _with_weights(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -221,11 +206,13 @@ def _with_weights(skeleton: nn.Module, state: Mapping[str, Tensor]) -> nn.Module
     return network
 
 
+def _round_weights(network: nn.Module) -> None:
+    """Round the matrices to bfloat16 once, which autocast would do again in every pass."""
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and weight is not None:
+            module.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+
+
 def _join(outputs: list[Tensor]) -> Tensor:
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-
-
-def _compute_on_one_thread() -> None:
-    """Have the calling thread compute alone; torch keeps the number for each thread."""
-    torch.get_num_threads()  # sets it when first called, which would undo what is set before
-    torch.set_num_threads(1)

@@ -21,6 +21,11 @@ class _LastTapReached(Exception):
 class TappedNetwork:
     """A network that hands out what some of its modules computed.
 
+    A network may overwrite an output in place, as torchvision's do with most ReLUs. To copy every
+    output would cost more than all else that is done beside the forward pass, so modules are told
+    to work out of place, and an output that a function overwrites all the same is found out by
+    torch's count of its versions: from then on that module's outputs are copied.
+
     Parameters
     ----------
     network
@@ -34,6 +39,11 @@ class TappedNetwork:
     def __init__(self, network: nn.Module, modules: Sequence[str], last: str | None = None) -> None:
         self.network = network
         self._last = last
+        self._overwritten: frozenset[str] = frozenset()
+        module: Any
+        for module in network.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False
         # Per thread, because the hooks are shared by all passes through the network.
         self._pass = threading.local()
         for name in modules:
@@ -42,10 +52,17 @@ class TappedNetwork:
     def __call__(self, images: Tensor) -> list[tuple[str, Any]]:
         """Run images ``(N, 3, H, W)`` and return (module, output) in the order of running.
 
-        The outputs are copies, taken when the module returned: whatever the network does to them
-        in place afterwards is not seen.
+        The outputs are what the modules returned: nothing has been done to them afterwards.
         """
-        outputs: list[tuple[str, Any]] = []
+        while True:
+            outputs = self._run(images)
+            changed = {name for name, output, version in outputs if _version(output) != version}
+            if not changed:
+                return [(name, output) for name, output, _ in outputs]
+            self._overwritten |= changed
+
+    def _run(self, images: Tensor) -> list[tuple[str, Any, int]]:
+        outputs: list[tuple[str, Any, int]] = []
         self._pass.outputs = outputs
         try:
             with torch.no_grad(), suppress(_LastTapReached):
@@ -55,10 +72,15 @@ class TappedNetwork:
         return outputs
 
     def _keep(self, name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        kept = output.clone() if isinstance(output, Tensor) else output
-        self._pass.outputs.append((name, kept))
+        kept = output.clone() if name in self._overwritten else output
+        self._pass.outputs.append((name, kept, _version(kept)))
         if name == self._last:
             raise _LastTapReached
+
+
+def _version(output: Any) -> int:
+    """Return how often a tensor has been changed in place; what is no tensor is no map either."""
+    return output._version if isinstance(output, Tensor) else 0
 
 
 def last_to_run(skeleton: nn.Module, modules: Sequence[str], size: int, *, backbone: str) -> str:

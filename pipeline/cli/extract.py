@@ -42,6 +42,12 @@ from pipeline.cli.options import (
     help="A layer to keep, by module name, joined by '+', optionally with a name of its own: "
     "fire2=features.3. Repeat for more [default: the backbone's own].",
 )
+@click.option(
+    "--compute",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="What the backbone computes with: bfloat16 is faster on GPUs and on CPUs with "
+    "instructions for it [default: float32].",
+)
 @click.option("--dataset", type=PATH, metavar="ROOT", help="Folder that holds JPEGImages.")
 @click.option(
     "--classes", metavar="A,B,...", help="Class names [default: ROOT/classes.txt, or VOC's]."
@@ -153,6 +159,7 @@ def extract(
         weights=chosen.weights,
         taps=chosen.taps,
         seed=chosen.seed,
+        compute=chosen.compute,
         device=choose_device(device),
     )
     result = run(

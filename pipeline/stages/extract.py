@@ -244,6 +244,7 @@ def identity_of(
             )
             for tap in backbone.taps
         ),
+        compute=backbone.compute,
         preprocessing=preprocessing.as_dict(),
         geometry=geometry,
         dtype=dtype,

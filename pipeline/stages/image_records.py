@@ -1,32 +1,33 @@
 """From image files to what the cache stores: decode, resize, run the backbone."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice, tee
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, Preprocessing
-from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources
+from pipeline.backbones.threads import in_order
+from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources, StoredImage
 from pipeline.data import VocDataset, image_size
 from pipeline.data.voc import parse_split
 from pipeline.errors import BackboneError, DataError, DeviceMemoryError
-from pipeline.identity import file_digest
+from pipeline.identity import Identity, file_digest
 from pipeline.progress import Progress
 
-_DECODERS = 2
-_AHEAD = 8
+_BESIDE_GPU = 4
+"""Threads that decode, and others that turn maps into what is stored."""
 _BYTES_PER_IMAGE = 150
 _BYTES_PER_DATASET = 400
 """What HDF5 adds, and the digests."""
 _MOST_AT_ONCE = 16
 
 _Maps: TypeAlias = list[NDArray[np.float32]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class _Loaded:
     """The image as the backbone takes it, (3, H, W)."""
     label: NDArray[np.uint8]
     label_original: NDArray[np.uint8]
+    sources: Sources
 
 
 class ImageRecords:
@@ -132,41 +134,83 @@ class ImageRecords:
         """
         return self._preprocessing.resize_mask(self._dataset.read_mask(image_id))
 
-    def records(
-        self, sources: Mapping[str, Sources], skipped: dict[str, str]
-    ) -> Iterator[ImageRecord]:
-        """Run the backbone over images, in order.
+    def stored(
+        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
+    ) -> Generator[StoredImage]:
+        """Run the backbone over images, and give what is to be stored of them, in order.
+
+        Close it after use, or its threads go on.
 
         Parameters
         ----------
         sources : mapping of image id to digests
             The images, and what :meth:`sources` found.
+        identity : Identity
+            Of the cache.
         skipped : dict of image id to reason
             Takes up those that are left out.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be used, and is not to be skipped.
+        CacheOverflowError
+            If a value does not fit the dtype of the cache.
         """
-        names = [tap.name for tap in self._backbone.taps]
-        loaded = self._loaded(sources, skipped)
-        computed = self._in_batches if self._backbone.takes_batches else self._one_by_one
-        for item, maps in computed(loaded):
-            yield ImageRecord(
-                image_id=item.image_id,
-                maps=dict(zip(names, maps, strict=True)),
-                label=item.label,
-                label_original=item.label_original,
-                image=item.image,
-                sources=sources[item.image_id],
+        if self._backbone.takes_batches:
+            return self._in_batches(sources, identity, skipped)
+        return self._one_by_one(sources, identity, skipped)
+
+    def _one_by_one(
+        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
+    ) -> Generator[StoredImage]:
+        """Do all there is to do with an image in one thread, while its maps are in the cache."""
+
+        def work(source: tuple[str, Sources]) -> tuple[str, StoredImage | DataError]:
+            image_id, loaded = self._loaded(source)
+            if isinstance(loaded, DataError):
+                return image_id, loaded
+            maps = self._backbone(torch.from_numpy(loaded.inputs)[None])
+            return image_id, self._record(loaded, [m[0].numpy() for m in maps]).stored(identity)
+
+        images = in_order(work, sources.items(), threads=self._batch_size, alone=True)
+        with closing(images):
+            yield from self._usable(images, skipped)
+
+    def _in_batches(
+        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
+    ) -> Generator[StoredImage]:
+        """Decode and encode in threads beside the GPU, which takes images of one size together."""
+        loading = in_order(self._loaded, sources.items(), threads=_BESIDE_GPU)
+        with closing(loading):
+            records = (
+                self._record(item, maps)
+                for batch in self._batches(self._usable(loading, skipped))
+                for item, maps in zip(batch, self._maps(_stacked(batch), batch), strict=True)
             )
+            storing = in_order(lambda r: r.stored(identity), records, threads=_BESIDE_GPU)
+            with closing(storing):
+                yield from storing
 
-    def _one_by_one(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
-        items, coming = tee(loaded)
-        inputs = (torch.from_numpy(item.inputs) for item in coming)
-        maps = self._backbone.one_by_one(inputs, at_once=self._batch_size)
-        return zip(items, ([m.numpy() for m in own] for own in maps), strict=True)
+    def _usable(
+        self, found: Iterable[tuple[str, T | DataError]], skipped: dict[str, str]
+    ) -> Iterator[T]:
+        for image_id, item in found:
+            if isinstance(item, DataError):
+                skipped[image_id] = str(item)
+            else:
+                yield item
 
-    def _in_batches(self, loaded: Iterator[_Loaded]) -> Iterator[tuple[_Loaded, _Maps]]:
-        for batch in self._batches(loaded):
-            inputs = np.stack([item.inputs for item in batch])
-            yield from zip(batch, self._maps(torch.from_numpy(inputs), batch), strict=True)
+    def _record(self, loaded: _Loaded, maps: _Maps) -> ImageRecord:
+        names = [tap.name for tap in self._backbone.taps]
+        return ImageRecord(
+            image_id=loaded.image_id,
+            maps=dict(zip(names, maps, strict=True)),
+            label=loaded.label,
+            label_original=loaded.label_original,
+            image=loaded.image,
+            sources=loaded.sources,
+        )
 
     def _maps(self, inputs: torch.Tensor, batch: Sequence[_Loaded]) -> Iterator[_Maps]:
         """Give the maps of each image; with too little memory on the GPU, in smaller batches."""
@@ -192,20 +236,15 @@ class ImageRecords:
         for part in (slice(0, half), slice(half, len(batch))):
             yield from self._maps(inputs[part], batch[part])
 
-    def _loaded(self, sources: Mapping[str, Sources], skipped: dict[str, str]) -> Iterator[_Loaded]:
-        """Decode, resize and normalise images in threads, a few ahead of the backbone, in order."""
-        waiting = iter(sources.items())
-        with ThreadPoolExecutor(_DECODERS) as pool:
-            futures = [(i, pool.submit(self._load, i, s)) for i, s in islice(waiting, _AHEAD)]
-            while futures:
-                image_id, future = futures.pop(0)
-                try:
-                    yield future.result()
-                except DataError as error:
-                    if not self._skip:
-                        raise
-                    skipped[image_id] = str(error)
-                futures += [(i, pool.submit(self._load, i, s)) for i, s in islice(waiting, 1)]
+    def _loaded(self, source: tuple[str, Sources]) -> tuple[str, _Loaded | DataError]:
+        """Load an image, or say what is wrong with it if it is to be skipped then."""
+        image_id, sources = source
+        try:
+            return image_id, self._load(image_id, sources)
+        except DataError as error:
+            if not self._skip:
+                raise
+            return image_id, error
 
     def _load(self, image_id: str, sources: Sources) -> _Loaded:
         image = self._dataset.read_image(image_id)
@@ -222,7 +261,8 @@ class ImageRecords:
             path = self._dataset.image_path(image_id)
             raise DataError(f"{path}: cannot go through the backbone; {error}") from error
         inputs = self._preprocessing.normalize(resized)
-        return _Loaded(image_id, resized, inputs, self._preprocessing.resize_mask(mask), mask)
+        label = self._preprocessing.resize_mask(mask)
+        return _Loaded(image_id, resized, inputs, label, mask, sources)
 
     def _batches(self, items: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
         """Group neighbours of one size."""
@@ -236,3 +276,7 @@ class ImageRecords:
             batch.append(item)
         if batch:
             yield batch
+
+
+def _stacked(batch: Sequence[_Loaded]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([item.inputs for item in batch]))

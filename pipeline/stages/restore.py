@@ -37,6 +37,7 @@ def restore_backbone(
         weights=weights,
         taps=[f"{tap.name}={'+'.join(tap.modules)}" for tap in identity.taps],
         seed=seed,
+        compute=identity.compute,
         device=device,
     )
     if backbone.weights_digest != identity.weights:

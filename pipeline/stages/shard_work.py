@@ -1,6 +1,6 @@
-"""The work of an extraction: which shards are to be written, and writing them."""
+"""The work of an extraction: which shards there shall be, and who is to write them when."""
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,14 +14,10 @@ from pipeline.cache import (
     Drawing,
     FeatureCache,
     Manifest,
-    SampleDrawer,
     ShardPlan,
     Sources,
     SplitSummary,
     Stock,
-    StoredImage,
-    changed_images,
-    in_turn,
     joint_session,
     make_way,
     manifest_of,
@@ -30,29 +26,22 @@ from pipeline.cache import (
     read_manifest,
     refuse_other_cache,
     retired_shards,
-    samples_are_current,
     samples_path,
     set_aside,
-    shard_samples_path,
     total_images,
     write_index,
     write_manifest,
-    write_samples,
     writing,
-    written_shard,
 )
 from pipeline.errors import CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.progress import Progress
-from pipeline.software import versions
 from pipeline.stages.device import on_one_thread
 from pipeline.stages.image_records import ImageRecords
+from pipeline.stages.outlook import Outlook
 from pipeline.stages.part import Part, Plans
-from pipeline.stages.room import bytes_of_samples, bytes_of_shards, require_room
+from pipeline.stages.shard_writing import ShardWriting
 from pipeline.stages.split_samples import remove_shard_samples, write_split_samples
-
-_NAMED = 5
-"""How many of many images are named in a line."""
 
 
 class ShardWork:
@@ -92,8 +81,11 @@ class ShardWork:
     ) -> None:
         self._out, self._identity, self._drawing = out, identity, drawing
         self._records, self._progress = records, progress
-        self._images_per_shard, self._compression = images_per_shard, compression
-        self._dataset, self._skip = dataset, skip
+        self._images_per_shard, self._skip = images_per_shard, skip
+        self._outlook = Outlook(out, identity, records, drawing, progress)
+        self._writing = ShardWriting(
+            out, identity, records, drawing, dataset, compression, progress
+        )
         self.plans = Plans()
         self._unsound: set[Path] = set()
 
@@ -139,14 +131,14 @@ class ShardWork:
             nonlocal known
             if not replace:
                 refuse_other_cache(self._out, self._identity)
-            self._announce()
-            self._look_ahead(own)
+            self._outlook.announce(self.plans)
+            self._outlook.look_ahead(shards, self.plans, self._is_done)
             make_way(self._out, everything, self._identity)
             known = True
 
         def begin_split(split: str) -> None:
             if not known:
-                self._look_ahead(self.plans.own(split))
+                self._outlook.look_ahead([split], self.plans, self._is_done)
             set_aside(self._out, shards[split])
             if thorough:
                 self._remove_damaged_samples(split)
@@ -165,7 +157,7 @@ class ShardWork:
             join = sessions.enter_context
             join(joint_session(self._out, self._identity.fingerprint, begin=begin))
             if not known:
-                self._announce()
+                self._outlook.announce(self.plans)
             for split in sorted(shards):  # in one order, lest two wait for one another
                 join(
                     joint_session(
@@ -208,15 +200,17 @@ class ShardWork:
 
     def _write_shards(self, split: str) -> int:
         left = [plan for plan in self.plans.own(split) if not self._is_done(plan)]
-        stock = Stock(self._out, self._identity)
+        written = self._writing.write(left, done=self._is_done, written=self._note_written)
         computed = 0
-        # An interruption leaves nothing open, not even while somebody keeps its traceback.
-        with on_one_thread(), closing(stock), closing(self._write(left, stock)) as written:
+        with on_one_thread(), closing(written) as images:
             for is_new in self._progress.track(
-                written, total=total_images(left), unit="images", what=f"extracting {split}"
+                images, total=total_images(left), unit="images", what=f"extracting {split}"
             ):
                 computed += is_new
         return computed
+
+    def _note_written(self, plan: ShardPlan) -> None:
+        self._unsound.discard(plan.path)
 
     def missing(self, split: str) -> int:
         """Count the shards of a split that are not there, and are left to other parts."""
@@ -255,52 +249,6 @@ class ShardWork:
             return {}
         return {name: split.bad_lines for name, split in known.splits.items()}
 
-    def _write(self, left: Sequence[ShardPlan], stock: Stock) -> Generator[bool]:
-        """Write shards; for every image, tell whether it had to be computed."""
-        turns = in_turn(left, path=lambda p: p.path, done=self._is_done, on_wait=self._wait)
-        with closing(turns):
-            for plan in turns:
-                yield from self._write_shard(plan, stock)
-
-    def _write_shard(self, plan: ShardPlan, stock: Stock) -> Generator[bool]:
-        drawer = SampleDrawer(self._identity, self._drawing)
-        with written_shard(
-            plan,
-            self._identity,
-            dataset=self._dataset,
-            software=versions(),
-            compression=self._compression,
-        ) as writer:
-            for image, is_new in self._images(plan, stock, writer.skipped):
-                writer.add(image)
-                drawer.draw_stored(image)
-                yield is_new
-        stock.close()  # the shard's file is another one now
-        self._unsound.discard(plan.path)
-        sources = {i: plan.sources[i] for i in plan.sources if i not in writer.skipped}
-        part = shard_samples_path(plan.path)
-        write_samples(part, drawer.samples(), sources, self._identity)
-
-    def _images(
-        self, plan: ShardPlan, stock: Stock, skipped: dict[str, str]
-    ) -> Iterator[tuple[StoredImage, bool]]:
-        """Give the images of a shard in order: those in stock as they are, the others computed."""
-        held = stock.of(plan)
-        missing = {i: sources for i, sources in plan.sources.items() if i not in held}
-        computed = self._records.records(missing, skipped)
-        upcoming = next(computed, None)
-        for image_id, sources in plan.sources.items():
-            if image_id in held:
-                try:
-                    yield held[image_id].stored(image_id), False
-                except CacheError as error:
-                    self._progress.say(f"{error}; computing it again")
-                    for record in self._records.records({image_id: sources}, skipped):
-                        yield record.stored(self._identity), True
-            elif upcoming is not None and upcoming.image_id == image_id:
-                yield upcoming.stored(self._identity), True
-                upcoming = next(computed, None)
-
     def _is_done(self, plan: ShardPlan) -> bool:
         sound = plan.path not in self._unsound or self._is_sound(plan)
         return sound and plan.is_met_by(plan.header(self._identity), skip=self._skip)
@@ -331,30 +279,6 @@ class ShardWork:
             hasher.update(f"{plan.path.name} {images}\n".encode())
         return hasher.hexdigest()
 
-    def _wait(self, count: int) -> None:
-        self._progress.say(f"waiting for other processes, which are writing {count} of the files")
-
-    def _announce(self) -> None:
-        """Say what is about to happen."""
-        plans, part = self.plans.shards, self.plans.part
-        images = ", ".join(f"{total_images(plans[split])} {split}" for split in plans)
-        taps = ", ".join(f"{tap.name} ({tap.channels})" for tap in self._identity.taps)
-        self._progress.say(f"images: {images}")
-        if not part.is_all:
-            own = ", ".join(f"{total_images(self.plans.own(split))} {split}" for split in plans)
-            self._progress.say(f"part {part} of them: {own}")
-        self._progress.say(
-            f"taps of {self._identity.backbone}: {taps}; "
-            f"{sum(self._identity.tap_channels)} channels"
-        )
-
-    def _look_ahead(self, plans: Sequence[ShardPlan]) -> None:
-        """Name the images that have changed, and refuse to begin if there is no room."""
-        self._require_room(plans)
-        if changed := changed_images(self._out, plans, self._identity):
-            named = ", ".join(changed[:_NAMED]) + ", ..." * (len(changed) > _NAMED)
-            self._progress.say(f"{len(changed)} images have changed and are done again: {named}")
-
     def _remove_damaged_samples(self, split: str) -> None:
         remove_shard_samples(self._out, split)
         path = samples_path(self._out, split)
@@ -362,28 +286,3 @@ class ShardWork:
             open_samples(path).close()
         except CacheError:
             path.unlink(missing_ok=True)
-
-    def _require_room(self, plans: Sequence[ShardPlan]) -> None:
-        """Say how much is to be written, and refuse if there is no room for it."""
-        left = [plan for plan in plans if not self._is_done(plan)]
-        samples = sum(
-            bytes_of_samples(images, self._records, self._identity, self._drawing)
-            for images in self._unsampled({plan.split for plan in plans})
-        )
-        shards = bytes_of_shards(left, self._records, self._identity.dtype)
-        # While the samples of the shards are put together, they lie there twice.
-        self._progress.say(require_room(self._out, shards + samples, samples, self._identity))
-
-    def _unsampled(self, splits: Collection[str]) -> Iterator[list[str]]:
-        """Give the images of each split whose samples are not what they shall be."""
-        for split in splits:
-            plans = self.plans.own(split)
-            headers = [plan.header(self._identity) for plan in plans]
-            sources = {i: s for h in headers if h is not None for i, s in h.details.images.items()}
-            path = samples_path(self._out, split)
-            if not all(self._is_done(plan) for plan in plans):
-                yield [image_id for plan in plans for image_id in plan.sources]
-            elif self.plans.part.is_all and not samples_are_current(
-                path, sources, self._identity, self._drawing
-            ):
-                yield list(sources)

@@ -178,13 +178,27 @@ def test_several_threads_at_a_time(squeezenet):
             assert_same(got, want)
 
 
-def test_channels_last_and_autocast(squeezenet):
+def test_neither_layout_nor_a_surrounding_autocast_change_a_bit(squeezenet):
     x = images(50, 41)
     expected = squeezenet(x)
-    assert_same(squeezenet(x.to(memory_format=torch.channels_last)), expected)
+    assert_same(squeezenet(x.to(memory_format=torch.channels_last)), expected, tolerance=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        maps = squeezenet(x)
-    assert_same([m.float() for m in maps], expected, tolerance=0.05)
+        assert_same(squeezenet(x), expected, tolerance=0)
+
+
+def test_computing_in_bfloat16_is_what_autocast_does(squeezenet):
+    x = images(50, 41)
+    reduced = load_backbone("squeezenet1_0", weights="random", seed=1, compute="bfloat16")
+    assert reduced.weights_digest == squeezenet.weights_digest
+    assert reduced.identity() != squeezenet.identity()
+    found = reduced(x)
+    assert all(m.dtype == torch.float32 for m in found)
+    assert_same(found, squeezenet(x), tolerance=0.02)
+    network = plain_network("squeezenet1_0").to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        conv1 = network.features[0](x.contiguous(memory_format=torch.channels_last))
+    assert conv1.dtype == torch.bfloat16
+    assert torch.equal(found[0], conv1.float())
 
 
 def test_moving_returns_the_backbone_itself(squeezenet):

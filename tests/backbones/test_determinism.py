@@ -15,9 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.backbones import Preprocessing
-from pipeline.backbones.backbone import Backbone, _compute_on_one_thread
+from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.outline import Outline
 from pipeline.backbones.taps import parse_taps
+from pipeline.backbones.threads import _compute_on_one_thread, in_order
 from pipeline.cache.encoding import encode
 from pipeline.data.images import read_image
 from pipeline.errors import BackboneError
@@ -40,9 +41,18 @@ def random_state(outline):
     return state
 
 
-def network_of(name):
+def network_of(name, compute="float32"):
     outline = Outline(name, parse_taps(name, None))
-    return Backbone(outline, random_state(outline))
+    return Backbone(outline, random_state(outline), compute=compute)
+
+
+def one_by_one(network, images, *, at_once):
+    """Give the maps of each image as an extraction on the CPU computes them."""
+
+    def maps(image):
+        return [m[0] for m in network(image[None])]
+
+    return in_order(maps, images, threads=at_once, alone=True)
 
 
 @pytest.fixture(scope="module", params=["squeezenet1_0", "alexnet", "vgg11"])
@@ -87,8 +97,18 @@ def test_one_by_one_no_bit_depends_on_threads_or_on_the_other_images(
 ):
     order = [2, 1, 0, 1]
     with threads(count):
-        maps = network.one_by_one((images(*SIZES)[i] for i in order), at_once=at_once)
+        maps = one_by_one(network, (images(*SIZES)[i] for i in order), at_once=at_once)
         assert [bits(own) for own in maps] == [alone[i] for i in order]
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_0", "vgg11"])
+def test_in_bfloat16_no_bit_depends_on_threads_or_on_the_other_images_either(name):
+    network = network_of(name, "bfloat16")
+    with threads(1):
+        alone = [bits(m[0] for m in network(image[None])) for image in images(*SIZES)]
+    with threads(2):
+        maps = one_by_one(network, images(*SIZES), at_once=3)
+        assert [bits(own) for own in maps] == alone
 
 
 def test_where_an_image_lies_in_memory_does_not_matter(network, alone):
@@ -96,7 +116,7 @@ def test_where_an_image_lies_in_memory_does_not_matter(network, alone):
     room = torch.empty(image.numel() + 16)
     for offset in (1, 2, 13):
         shifted = room[offset : offset + image.numel()].view(image.shape).copy_(image)
-        (maps,) = network.one_by_one([shifted], at_once=1)
+        (maps,) = one_by_one(network, [shifted], at_once=1)
         assert bits(maps) == alone[1]
 
 
@@ -120,7 +140,7 @@ def assert_differ_in_last_bits_only(found, expected):
 def test_in_batches_only_the_last_bits_differ(network, batch_size, count):
     batch = images(*[(64, 64)] * batch_size)
     chosen = sorted({0, batch_size - 1})
-    expected = list(network.one_by_one([batch[i] for i in chosen], at_once=2))
+    expected = list(one_by_one(network, [batch[i] for i in chosen], at_once=2))
     with threads(count):
         maps = network(torch.stack(batch))
     for i, own in zip(chosen, expected, strict=True):
@@ -132,7 +152,7 @@ def test_in_batches_only_the_last_bits_differ(network, batch_size, count):
 @pytest.mark.parametrize("way", ["channels last", "without oneDNN"])
 def test_computed_by_other_code_only_the_last_bits_differ(network, way):
     batch = images(*[(65, 97)] * 2)
-    (expected,) = network.one_by_one(batch[:1], at_once=1)
+    (expected,) = one_by_one(network, batch[:1], at_once=1)
     with torch.backends.mkldnn.flags(enabled=way != "without oneDNN"):
         layout = torch.channels_last if way == "channels last" else torch.contiguous_format
         maps = network(torch.stack(batch).contiguous(memory_format=layout))
@@ -145,8 +165,9 @@ import numpy as np
 import torch
 from pipeline.backbones import load_backbone
 backbone = load_backbone("squeezenet1_0", weights=sys.argv[1])
-(maps,) = backbone.one_by_one([torch.from_numpy(np.load(sys.argv[2]))], at_once=1)
-np.savez(sys.argv[3], *[m.numpy() for m in maps])
+torch.set_num_threads(1)
+maps = backbone(torch.from_numpy(np.load(sys.argv[2]))[None])
+np.savez(sys.argv[3], *[m[0].numpy() for m in maps])
 print(torch.backends.cpu.get_cpu_capability())
 """
 
@@ -162,27 +183,48 @@ def test_on_a_processor_without_avx512_only_the_last_bits_differ(squeezenet, tmp
         env=os.environ | older | {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
         check=True,
     )
-    (expected,) = squeezenet.one_by_one(images((65, 97)), at_once=1)
+    (expected,) = one_by_one(squeezenet, images((65, 97)), at_once=1)
     with np.load(out) as found:
         maps = [torch.from_numpy(found[name]) for name in found.files]
     assert_differ_in_last_bits_only(maps, expected)
 
 
-def test_one_by_one_takes_images_as_they_are_needed(squeezenet):
+def test_images_are_taken_as_they_are_needed():
     taken = []
-    given = (taken.append(i) or image for i, image in enumerate(images(*[(64, 64)] * 9)))
-    maps = squeezenet.one_by_one(given, at_once=2)
+    given = (taken.append(i) or i for i in range(12))
+    squares = in_order(lambda i: i * i, given, threads=2)
     assert taken == []
-    for done in range(1, 8):
-        next(maps)
-        assert len(taken) == done + 2
-    maps.close()
+    for done in range(1, 9):
+        assert next(squares) == (done - 1) ** 2
+        assert len(taken) == done + 4
+    squares.close()
+    assert len(taken) == 12
+
+
+def test_what_waits_is_not_begun_once_something_has_failed():
+    begun = []
+    hold = threading.Event()
+
+    def work(i):
+        begun.append(i)
+        if i == 1:
+            hold.wait(10)
+        if i == 0:
+            raise ValueError("the first one")
+        return i
+
+    results = in_order(work, range(9), threads=2)
+    threading.Timer(0.3, hold.set).start()
+    with pytest.raises(ValueError, match="the first one"):
+        next(results)
+    assert set(begun) <= {0, 1, 2, 3}
+    assert results.gi_frame is None
 
 
 def test_one_by_one_leaves_the_numbers_of_threads_as_they_were(squeezenet):
     running = threading.active_count()
     with threads(3):
-        maps = squeezenet.one_by_one(images(*[(64, 64)] * 5), at_once=2)
+        maps = one_by_one(squeezenet, images(*[(64, 64)] * 5), at_once=2)
         next(maps)
         assert torch.get_num_threads() == 3
         maps.close()
@@ -202,7 +244,7 @@ def test_a_thread_that_is_to_compute_alone_does_whatever_others_set():
 def test_one_by_one_raises_what_an_image_raises_and_ends(squeezenet):
     running = threading.active_count()
     with pytest.raises(BackboneError, match="5x5"):
-        list(squeezenet.one_by_one(images((64, 64), (5, 5), (64, 64)), at_once=2))
+        list(one_by_one(squeezenet, images((64, 64), (5, 5), (64, 64)), at_once=2))
     assert threading.active_count() == running
 
 

@@ -40,6 +40,20 @@ def test_outputs_are_those_before_an_in_place_relu():
     torch.testing.assert_close(outputs["first"], expected, rtol=0, atol=0)
 
 
+def test_only_what_a_function_overwrites_is_run_again_and_copied():
+    torch.manual_seed(0)
+    network = Small().eval()
+    passes = []
+    network.register_forward_pre_hook(lambda *_: passes.append(1))
+    tapped = TappedNetwork(network, ["first", "norm", "second"], "second")
+    images = torch.randn(2, 3, 6, 5)
+    one, other = tapped(images), tapped(images)
+    assert len(passes) == 3  # "first" is overwritten by a function, "norm" no longer by a module
+    for (name, got), (_, again) in zip(one, other, strict=True):
+        torch.testing.assert_close(got, again, rtol=0, atol=0)
+        assert (got.min() < 0).all(), name
+
+
 def test_a_pass_ends_behind_the_last_module():
     network = Small().eval()
     network.third.register_forward_hook(lambda *_: pytest.fail("the pass went on"))

@@ -25,6 +25,7 @@ import pkgutil
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -55,7 +56,7 @@ class Points:
         self._modules: dict[CodeType, str | None] = {}
         self.passed: list[str] = []
         self.between: list[int] = []
-        self.computed = 0
+        self._computed: list[None] = []  # appended to by several threads
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -66,7 +67,6 @@ class Points:
             if self.between:
                 self.between[-1] += 1
         else:
-            self.computed += code is _COMPUTED and event == "call"
             self.passed.append(module)
             self.between.append(0)
         fault = self._fault
@@ -75,6 +75,16 @@ class Points:
         here, since = len(self.passed) - 1, self.between[-1]
         if here > fault["point"] or (here == fault["point"] and since >= fault["further"]):
             self._strike(frame, event, argument, signal.Signals(fault["signal"]))
+
+    @property
+    def computed(self) -> int:
+        """How many images have been computed."""
+        return len(self._computed)
+
+    def count(self, frame: FrameType, event: str, _argument: Any) -> None:
+        """Count what the threads compute; they pass no points, since each takes its own time."""
+        if frame.f_code is _COMPUTED and event == "call":
+            self._computed.append(None)
 
     def _strike(self, frame: FrameType, event: str, argument: Any, number: signal.Signals) -> None:
         sys.setprofile(None)
@@ -117,6 +127,7 @@ def run(request: dict[str, Any]) -> int:
     points = Points(request["fault"], log)
     if request["fault"] or request["record"]:
         sys.setprofile(points)
+        threading.setprofile(points.count)
     try:
         if "call" in request:
             module, name = request["call"].split(":")

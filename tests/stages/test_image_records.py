@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from pipeline import Backbone, FeatureCache, Preprocessing, VocDataset, load_backbone
+from pipeline.cache import RESERVED
 from pipeline.errors import DataError, DeviceMemoryError
+from pipeline.stages.extract import identity_of
 from pipeline.stages.image_records import ImageRecords
 from pipeline.stages.inspect import verify_cache
 
@@ -127,17 +129,22 @@ def test_neighbours_of_one_size_go_together_and_order_is_kept(
         progress=listening,
     )
     skipped: dict[str, str] = {}
-    found = list(records.records(records.sources(ids), skipped))
+    identity = identity_of(
+        dataset, backbone, Preprocessing("imagenet", "native"), geometry="half_pixel", dtype="int8"
+    )
+    found = list(records.stored(records.sources(ids), identity, skipped))
     assert [record.image_id for record in found] == list(ids)
     together = {1: [1, 1, 1], 2: [2, 1], 3: [3], 8: [3]}[batch_size]
     assert gpu.batches[: len(together)] == together
     assert max(gpu.batches) <= batch_size
     assert skipped == {}
-    for record in found:
-        assert record.maps.keys() == {tap.name for tap in backbone.taps}
-        assert (
-            record.label.shape == record.image.shape[:2] == dataset.read_mask(record.image_id).shape
-        )
+    for image in found:
+        shapes = {name: array.values.shape for name, array in image.arrays.items()}
+        assert shapes.keys() == {tap.name for tap in backbone.taps} | set(RESERVED)
+        size = dataset.read_mask(image.image_id).shape
+        assert size == shapes["label"] == shapes["label_original"] == shapes["image"][:2]
+        for tap, shape in zip(backbone.taps, backbone.feature_shapes(*size), strict=True):
+            assert shapes[tap.name] == shape
 
 
 class TestFilesThatChangeMeanwhile:
