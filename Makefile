@@ -42,8 +42,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes share the tests: torch takes one thread in each of them.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest tests/faults --soak $(TRIALS)

@@ -49,7 +49,7 @@ def test_ctrl_c_keeps_what_is_finished(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "interrupted; what was finished is kept"
     assert "Traceback" not in said

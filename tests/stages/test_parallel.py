@@ -16,6 +16,8 @@ from pipeline.locks import Lock
 from pipeline.stages.parallel import Leash, shown
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 180
+"""After so long, a run hangs: starting takes seconds, more while other tests run."""
 WORDS = (
     *("extract", "--dataset", "data", "--device", "cpu", "--input-size", "native"),
     *("--backbone", "squeezenet1_0", "--weights", "random", "--tap", "fire2", "--tap", "fire5"),
@@ -50,7 +52,7 @@ def damage(dataset):
 
 
 @pytest.mark.slow
-def test_workers_of_this_machine(dataset, alone, capsys):
+def test_workers_of_this_machine(dataset, alone, capsys, monkeypatch):
     mend = damage(dataset)
     assert main([*WORDS, "--out", "cache", "--workers", "2"]) == 1
     said = capsys.readouterr()
@@ -65,9 +67,8 @@ def test_workers_of_this_machine(dataset, alone, capsys):
     assert said.out.startswith("cache: 7 images, ")
     assert contents("cache") == alone
     # What is complete is known without starting any process.
-    start = time.monotonic()
+    monkeypatch.delattr(Workers, "run")
     assert main([*WORDS, "--out", "cache", "--workers", "2"]) == 0
-    assert time.monotonic() - start < 5
     assert "7 images, 0 computed now" in capsys.readouterr().out
     assert contents("cache") == alone
 
@@ -105,7 +106,7 @@ def test_workers_end_with_the_run_that_started_them(dataset, tmp_path, number):
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while not list(Path("cache").glob("*-of-?????.h5")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -114,12 +115,12 @@ def test_workers_end_with_the_run_that_started_them(dataset, tmp_path, number):
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.kill()
-    said = process.communicate(timeout=60)[1].splitlines()  # when the last one has closed it
+    said = process.communicate(timeout=SECONDS)[1].splitlines()  # when the last one has closed it
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
         assert said[-1] == "interrupted; what was finished is kept"
         assert "Traceback" not in "\n".join(said)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SECONDS
     while processes_of(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -176,7 +177,7 @@ def test_a_ray_cluster(dataset, alone):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SECONDS,
     )
     assert done.stdout.splitlines()[-1] == "1 0", done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]

@@ -24,6 +24,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 180
+"""After so long, a run hangs: starting takes seconds, more while other tests run."""
 # 10 or 12 training images: the last batch has one image, fewer than there are processes.
 SETTINGS = TrainSettings(epochs=6, batch_size=3, learning_rate=1e-3, class_weights="batch")
 WORDS = ("--epochs", 6, "--batch-size", 3, "--learning-rate", 0.001, "--class-weights", "batch")
@@ -48,7 +50,7 @@ def start(folder, *arguments, processes=2):
 def end(process):
     """Wait for a run; it is not to hang."""
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(f"it hangs: {process.communicate()[1]}") from None
@@ -80,7 +82,7 @@ def alone(cache, sparse_head, tmp_path_factory):
 def test_two_processes_get_what_one_gets(cache, sparse_head, alone, tmp_path):
     words = given(cache, sparse_head, "dense.safetensors", "--validate-on", "held-out", *WORDS)
     first = start(tmp_path, *words)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SECONDS
     while not (tmp_path / "dense.safetensors.checkpoint").exists():
         assert first.poll() is None, first.communicate()[1]
         assert time.monotonic() < deadline
