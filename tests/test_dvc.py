@@ -11,6 +11,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+FILES = (
+    *("dvc.yaml", "data/dvc.yaml"),
+    *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
+)
 
 
 class Project:
@@ -18,7 +22,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("dvc.yaml", "data/dvc.yaml", ".dvcignore", ".gitignore"):
+        for name in FILES:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target)
@@ -33,8 +37,6 @@ class Project:
         params["report"]["images"] = 1
         self.write(params)
         self.run("git", "init", "-q")
-        self.run("dvc", "init", "-q")
-        self.run("dvc", "config", "core.analytics", "false")
 
     def write(self, params: dict) -> None:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
@@ -93,12 +95,12 @@ def test_reproduction_from_the_cache_alone(tmp_path: Path) -> None:
     project.run("dvc", "plots", "show", "--out", "plots")
 
 
-@pytest.mark.parametrize("recipe", ["default", "seed-squeezenet", "seed-vgg11"])
-def test_a_recipe_on_voc_begins_with_its_download(tmp_path: Path, recipe: str) -> None:
+def test_a_recipe_on_voc_begins_with_its_download(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    shutil.copy(ROOT / "recipes" / f"{recipe}.yaml", project.folder / "params.yaml")
-    # Nothing is run, so DVC stops where the extraction would want the images.
-    planned = project.run("dvc", "repro", "--dry", code=255)
-    assert "pipeline data voc2012" in planned
-    assert "pipeline data scenes" not in planned
-    assert f"cache/{recipe}" in project.run("dvc", "dag", "--outs")
+    for recipe in ("default", "seed-squeezenet", "seed-vgg11"):
+        shutil.copy(ROOT / "recipes" / f"{recipe}.yaml", project.folder / "params.yaml")
+        # Nothing is run, so DVC stops where the extraction would want the images.
+        planned = project.run("dvc", "repro", "--dry", code=255)
+        assert "pipeline data voc2012" in planned
+        assert "pipeline data scenes" not in planned
+        assert f"cache/{recipe}" in project.run("dvc", "dag", "--outs")

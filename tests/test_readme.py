@@ -38,7 +38,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "no problems" in printed
     assert "at original resolution: mean IoU" in printed
     assert (tmp_path / "report" / "index.html").stat().st_size > 100_000
-    assert len(list((tmp_path / "masks").glob("*-overlay.png"))) == 18
+    assert len(list((tmp_path / "masks").glob("*-overlay.png"))) == 9
 
 
 @pytest.mark.slow
