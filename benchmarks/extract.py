@@ -49,9 +49,9 @@ def run(settings: Settings) -> Result:
             "decoded already, in the fastest of three ways. Extraction begins with JPEG files of "
             "natural size and ends with HDF5 on the disk, synced, digests and samples included. "
             "The original method enlarges and concatenates all taps and samples from that; it "
-            "writes its samples only. Both networks lie in memory channels last. The share of sampling "
-            "is by CPU time: that of the threads in SampleDrawer over that of the process, so "
-            "waiting counts in neither.",
+            "writes its samples only. Both networks lie in memory channels last. The share of "
+            "sampling is by CPU time: that of the threads in SampleDrawer over that of the "
+            "process, so waiting counts in neither.",
         ],
     )
     with settings.folder() as folder:

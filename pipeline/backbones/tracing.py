@@ -65,7 +65,8 @@ class TappedNetwork:
         outputs: list[tuple[str, Any, int]] = []
         self._pass.outputs = outputs
         try:
-            with torch.no_grad(), suppress(_LastTapReached):
+            # Tensors of inference mode have no versions; the caller may be in it.
+            with torch.inference_mode(False), torch.no_grad(), suppress(_LastTapReached):
                 self.network(images)
         finally:
             del self._pass.outputs
@@ -79,8 +80,11 @@ class TappedNetwork:
 
 
 def _version(output: Any) -> int:
-    """Return how often a tensor has been changed in place; what is no tensor is no map either."""
-    return output._version if isinstance(output, Tensor) else 0
+    """Return how often a tensor has been changed in place; what is no tensor is no map either.
+
+    One of inference mode, an image that a module handed on, cannot be changed outside of it.
+    """
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
 
 
 def last_to_run(skeleton: nn.Module, modules: Sequence[str], size: int, *, backbone: str) -> str:

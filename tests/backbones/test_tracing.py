@@ -54,6 +54,16 @@ def test_only_what_a_function_overwrites_is_run_again_and_copied():
         assert (got.min() < 0).all(), name
 
 
+def test_inference_mode_around_it_changes_nothing():
+    torch.manual_seed(0)
+    tapped = TappedNetwork(Small().eval(), ["first", "second"], "second")
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 6, 5)
+        found = dict(tapped(images))
+    for name, expected in tapped(images.clone()):
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
+
+
 def test_a_pass_ends_behind_the_last_module():
     network = Small().eval()
     network.third.register_forward_hook(lambda *_: pytest.fail("the pass went on"))
