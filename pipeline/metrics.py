@@ -157,8 +157,8 @@ class ConfusionMatrix:
         weighted = sum(t * i for t, i in zip(truth.tolist(), iou, strict=True) if i is not None)
         return {
             "pixel_accuracy": int(hits.sum()) / total if total else None,
-            "mean_class_accuracy": _mean(accuracy),
-            "mean_iou": _mean(iou),
+            "mean_class_accuracy": mean_of_defined(accuracy),
+            "mean_iou": mean_of_defined(iou),
             "frequency_weighted_iou": weighted / total if total else None,
             "classes_counted": int(np.count_nonzero(union)),
             "iou": dict(zip(names, iou, strict=True)),
@@ -192,13 +192,14 @@ def mean_iou_over(summary: Summary, names: Iterable[str]) -> float | None:
         raise ParamsError(
             f"no such class: {', '.join(unknown)}; the classes are {', '.join(summary['iou'])}"
         )
-    return _mean([summary["iou"][name] for name in wanted])
+    return mean_of_defined([summary["iou"][name] for name in wanted])
 
 
 def _ratios(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> list[float | None]:
     return [p / w if w else None for p, w in zip(part.tolist(), whole.tolist(), strict=True)]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of_defined(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None if there is none."""
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None

@@ -24,7 +24,7 @@ LAYERS = (
     {"stages"},
     {"params"},
     {"training"},
-    {"heads"},
+    {"boxes", "heads"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
     {"identity", "hypercolumn", "names", "progress", "software", "wholefile"},
     {"locks"},

@@ -37,11 +37,26 @@ def axis_reads(cells: int, pixels: int, geometry: Geometry) -> tuple[Tensor, Ten
     weight : Tensor of float64, shape (pixels,)
         The weight of ``upper``; that of ``lower`` is one minus it.
     """
-    pixel = torch.arange(pixels, dtype=torch.float64)
+    centres = torch.arange(pixels, dtype=torch.float64) + 0.5
+    return reads_at(centres, cells, pixels, geometry)
+
+
+def reads_at(
+    places: Tensor, cells: int, pixels: int, geometry: Geometry
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do as :func:`axis_reads` does, at any places along the axis.
+
+    Parameters
+    ----------
+    places : Tensor of float64, shape (n,)
+        In pixels, from the image's edge: 0.5 is the centre of the first pixel.
+    cells, pixels, geometry
+        As :func:`axis_reads` takes them.
+    """
     if geometry == "half_pixel":
-        position = (pixel + 0.5) * (cells / pixels) - 0.5
+        position = places * (cells / pixels) - 0.5
     else:
-        position = pixel * ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0)
+        position = (places - 0.5) * ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0)
     position = position.clamp(0, cells - 1)
     lower = position.floor().long()
     return lower, (lower + 1).clamp(max=cells - 1), position - lower
