@@ -1,9 +1,4 @@
-"""HDF5 files made from a list of changes to a sound one.
-
-The library itself can crash on a file whose bytes were changed at random, so an input of the
-fuzzer is no such file but says how to make one: a byte that chooses a sound file, then six bytes
-for each change. Changes of the structure come first and are signed; changes of single bytes last.
-"""
+"""HDF5 files that are changed in ways of their own, with the digests that belong to that."""
 
 import json
 import random
@@ -27,56 +22,29 @@ from pipeline.cache.files import (
 )
 from pipeline.identity import Identity
 
-_STEP = 6
-_BYTE = 0xF0
-_MOST_STEPS = 12
 _MOST_SIGNED = 1 << 16
 
 
-def made(data: bytes, sound: Sequence[bytes], kind: str) -> bytes:
-    """Make the file that an input stands for.
+def changed(content: bytes, chances: Sequence[random.Random], kind: str) -> bytes:
+    """Change a file: what it says of itself, its arrays, where something leads; and sign that.
 
     Parameters
     ----------
-    data : bytes
-        The input.
-    sound : sequence of bytes
-        Files to begin with.
+    content : bytes
+        The file.
+    chances : sequence of Random
+        One for each change.
     kind : str
-        What the files say they are.
+        What the file says it is.
     """
-    file = BytesIO(sound[data[0] % len(sound)] if data else sound[0])
-    steps = [data[at : at + _STEP] for at in range(1, len(data) - _STEP + 1, _STEP)][:_MOST_STEPS]
-    structure = [step for step in steps if step[0] < _BYTE]
-    if structure:
-        with h5py.File(file, "r+", track_order=True, libver="v110") as hdf5:
-            for step in structure:
-                try:
-                    _change(hdf5, random.Random(step), kind)
-                except (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError):
-                    continue  # what an earlier change took away
-    content = bytearray(file.getvalue())
-    for step in steps:
-        if step[0] >= _BYTE:
-            content[int.from_bytes(step[1:5], "little") % len(content)] ^= step[5]
-    return bytes(content)
-
-
-def other_steps(data: bytes, chance: random.Random) -> bytes:
-    """Change an input."""
-    steps = [data[at : at + _STEP] for at in range(1, len(data) - _STEP + 1, _STEP)]
-    first = data[:1] if chance.random() < 0.8 else chance.randbytes(1)
-    at, action = chance.randrange(len(steps) + 1), chance.randrange(4)
-    fresh = chance.randbytes(_STEP)
-    if chance.random() < 0.9:
-        fresh = bytes([fresh[0] % _BYTE]) + fresh[1:]
-    if action == 0:
-        del steps[at : at + 1]
-    elif action == 1:
-        steps[at : at + 1] = [fresh]
-    else:
-        steps.insert(at, fresh)
-    return (first or b"\0") + b"".join(steps[:_MOST_STEPS])
+    file = BytesIO(content)
+    with h5py.File(file, "r+", track_order=True, libver="v110") as hdf5:
+        for chance in chances:
+            try:
+                _change(hdf5, chance, kind)
+            except (KeyError, ValueError, TypeError, OSError, RuntimeError, AttributeError):
+                continue  # what an earlier change took away
+    return file.getvalue()
 
 
 def _change(hdf5: h5py.File, chance: random.Random, kind: str) -> None:
@@ -112,7 +80,7 @@ def _change_member(hdf5: h5py.File, chance: random.Random) -> None:
     array = old[()] if small else np.zeros((2, 2), np.float32)
     action = chance.randrange(12)
     if action == 0:
-        old.attrs[chance.choice(("scale", "xxh3", "a"))] = chance.choice(
+        old.attrs[chance.choice(("xxh3", "a"))] = chance.choice(
             (np.zeros(3, np.float32), np.float64(2), "text", np.bytes_(b"0" * 32), h5py.Empty("f4"))
         )
         return
@@ -162,9 +130,8 @@ def _change_member(hdf5: h5py.File, chance: random.Random) -> None:
 
 
 def _put(parent: h5py.Group, name: str, array: Any) -> None:
-    scale = np.ones(len(array), np.float32) if array.ndim == 3 and array.dtype == np.int8 else None
     if array.size <= _MOST_SIGNED:
-        write_array(parent, name, StoredArray(array, scale))
+        write_array(parent, name, StoredArray(array))
 
 
 def _other_values(array: Any, chance: random.Random) -> Any:

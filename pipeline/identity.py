@@ -13,7 +13,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 FORMAT = "hypercolumn-cache"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class TapIdentity(BaseModel):
@@ -69,7 +69,7 @@ class Identity(BaseModel):
     @classmethod
     def _tap_names_are_their_own(cls, taps: tuple[TapIdentity, ...]) -> tuple[TapIdentity, ...]:
         names = {tap.name for tap in taps}
-        if len(names) < len(taps) or names & {"label", "label_original", "image"}:
+        if len(names) < len(taps) or names & {"scales", "label", "label_original", "image"}:
             raise ValueError("taps must have names of their own")
         return taps
 

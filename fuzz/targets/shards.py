@@ -2,20 +2,25 @@
 
 import random
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from fuzz.hdf5_values import made, other_steps
+from fuzz.shard_values import changed
+from fuzz.steps import made, other_steps
 from pipeline.cache import (
     Drawing,
     FeatureCache,
     ImageRecord,
+    ShardHeader,
+    check_structure,
     draw_samples,
     plan_shards,
     written_shard,
 )
+from pipeline.errors import CacheDamagedError
 from pipeline.hypercolumn import Features
 from pipeline.identity import Identity, TapIdentity
 
@@ -88,7 +93,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 def check(data: bytes, folder: Path) -> None:
     """Read all of a shard, and draw samples from it."""
-    (folder / _NAME).write_bytes(made(data, sound(), "shard"))
+    (folder / _NAME).write_bytes(made(data, sound(), changed))
     opened = FeatureCache(folder)
     try:
         split = opened["train"]
@@ -101,6 +106,9 @@ def check(data: bytes, folder: Path) -> None:
             assert [len(m) for m in maps] == opened.identity.tap_channels
             assert all(m.dtype == np.float32 for m in maps)
             split.stored(image_id)
+        for header in (ShardHeader.read(path) for path in {*split.where.values()}):
+            with suppress(CacheDamagedError):  # HDF5 was told nothing of the changes
+                check_structure(header)
         draw_samples(split, opened.identity, DRAWING)
     finally:
         opened.close()

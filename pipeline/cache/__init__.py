@@ -36,6 +36,7 @@ from pipeline.cache.samples import (
     write_samples,
 )
 from pipeline.cache.session import alone_in, in_turn, joint_session, remove_dead_locks, writing
+from pipeline.cache.shard_writer import written_shard
 from pipeline.cache.shards import (
     RESERVED,
     ImageRecord,
@@ -43,8 +44,8 @@ from pipeline.cache.shards import (
     StoredImage,
     plan_shards,
     total_images,
-    written_shard,
 )
+from pipeline.cache.structure import check_structure
 
 __all__ = [
     "BYTES_PER_VALUE",
@@ -69,6 +70,7 @@ __all__ = [
     "alone_in",
     "changed_images",
     "check_index",
+    "check_structure",
     "count_samples",
     "draw_pixels",
     "draw_samples",

@@ -28,10 +28,13 @@ class StoredArray:
         Of the cache's dtype for a feature map (C, h, w), of uint8 for labels and images.
     scale : array of float32, shape (C,), or None
         What ``int8`` maps are multiplied by.
+    deflated : bytes-like or None
+        The values as they are stored, if they are stored deflated and that is known.
     """
 
     values: NDArray[Any]
     scale: NDArray[np.float32] | None = None
+    deflated: Any = None
 
     @property
     def digest(self) -> str:
@@ -43,7 +46,9 @@ class StoredArray:
         return hasher.hexdigest()
 
     def decoded(self) -> NDArray[np.float32]:
-        """Give the float32 feature map (C, h, w)."""
+        """Give the float32 feature map (C, h, w); that is ``values`` itself if it is one."""
+        if self.values.dtype == np.float32:
+            return self.values
         values: NDArray[np.float32] = _converted(self.values, np.dtype(np.float32))
         if self.scale is not None:
             values *= self.scale[:, None, None]

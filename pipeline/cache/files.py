@@ -8,9 +8,9 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,27 @@ UNREADABLE = (KeyError, OSError, RuntimeError, ValueError, TypeError, RecursionE
 """What h5py and json raise where a file is damaged, or does not hold what it should."""
 
 _LONGEST_TEXT = 1 << 25
+_KINDS = ("shard", "samples", "index")
+
+ALIGNED = 64
+"""Where there is a userblock, files are read without HDF5, and all begins at multiples of this."""
 
 
 @contextmanager
-def written_hdf5(path: Path) -> Iterator[h5py.File]:
+def written_hdf5(
+    path: Path, userblock: Callable[[int], bytes] | None = None
+) -> Iterator[h5py.File]:
     """Open an HDF5 file for writing that takes its place only when the block has ended well.
 
     What is done to it in the block is to be done :func:`uninterrupted`.
+
+    Parameters
+    ----------
+    path : Path
+        Where it shall be.
+    userblock : callable, optional
+        Gives the 512 bytes that the file begins with, before what is HDF5's; it is called with
+        the number of bytes of the whole file when all the rest is written.
 
     Raises
     ------
@@ -49,25 +63,54 @@ def written_hdf5(path: Path) -> Iterator[h5py.File]:
     with written_whole(path) as file:
         storage = _Storage(file)
         try:
-            with _made_in(storage) as hdf5:
+            with _made_in(storage, 512 if userblock else 0) as hdf5:
                 yield hdf5
+            if userblock is not None:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                file.write(userblock(size))
         finally:
             if storage.error is not None:
                 raise storage.error
 
 
 @contextmanager
-def _made_in(storage: "_Storage") -> Iterator[h5py.File]:
+def _made_in(storage: "_Storage", userblock_size: int) -> Iterator[h5py.File]:
     hdf5: h5py.File | None = None
     try:
         with uninterrupted():
             # Since format 1.10 HDF5 checks its own structures; in older ones damage crashes it.
-            hdf5 = h5py.File(storage, "w", track_order=True, libver="v110")
+            hdf5 = h5py.File(
+                storage,
+                "w",
+                track_order=True,
+                libver="v110",
+                userblock_size=userblock_size,
+                alignment_threshold=1,
+                alignment_interval=ALIGNED if userblock_size else 1,
+            )
         yield hdf5
     finally:
         if hdf5 is not None:
             with uninterrupted():
                 hdf5.close()
+
+
+def chunk_offset(dataset: h5py.h5d.DatasetID) -> int:
+    """Give the place in a file with a userblock of the only chunk of a dataset."""
+    return int(dataset.get_chunk_info(0).byte_offset) + _left_out()
+
+
+@cache
+def _left_out() -> int:
+    """Find out what is to be added: earlier versions of HDF5 leave out the userblock."""
+    memory, mark = io.BytesIO(), b"where is it"
+    with h5py.File(memory, "w", userblock_size=512) as file:
+        layout = {"chunks": (len(mark),), "compression": 1}
+        dataset = file.create_dataset("x", (len(mark),), "u1", **layout).id
+        dataset.write_direct_chunk((0,), mark)
+        offset: int = dataset.get_chunk_info(0).byte_offset
+    return memory.getvalue().index(mark) - offset
 
 
 class _Storage(io.RawIOBase):
@@ -122,7 +165,8 @@ def get_text(attributes: h5py.AttributeManager, name: str) -> str:
     return bytes(value[()]).decode()
 
 
-def _get_number(attributes: h5py.AttributeManager, name: str) -> int:
+def get_number(attributes: h5py.AttributeManager, name: str) -> int:
+    """Get an attribute that is a whole number."""
     attribute = _open_attribute(attributes, name)
     if attribute.shape != () or attribute.dtype.kind not in "iu":
         raise ValueError(f"attribute {name} is not a number")
@@ -147,7 +191,7 @@ def describe(file: h5py.File, identity: Identity, kind: str, details: dict[str, 
     identity : Identity
         What the features were made with.
     kind : str
-        ``"shard"``, ``"samples"`` or ``"index"``.
+        ``"samples"`` or ``"index"``; shards say the same in another way.
     details : dict
         What else there is to know; kept beside the identity and not part of the fingerprint.
     """
@@ -189,36 +233,46 @@ def open_described(path: Path, kind: str) -> tuple[h5py.File, Identity, dict[str
         raise
     except UNREADABLE as error:
         file.close()
-        raise _damaged(path, "its header is damaged", error) from error
+        raise damaged(path, "its header is damaged", error) from error
     return file, identity, details
 
 
 def open_readable(path: Path) -> h5py.File:
     """Open a file for reading that has yet to be checked; raises as :func:`open_described`."""
     if path.exists() and not path.is_file():  # a pipe, say, would be waited for
-        raise CacheDamagedError(f"{path}: is not a file; remove it, and run 'pipeline extract'")
+        raise no_file(path)
     try:
         # Files are never changed once they are in place: no lock is needed, and none is possible
         # where the cache is read-only.
         return h5py.File(path, "r", locking=False)
-    except FileNotFoundError as error:
-        raise CacheNotFoundError(
+    except OSError as error:
+        raise cannot_open(path, error) from error
+
+
+def no_file(path: Path) -> CacheDamagedError:
+    """Say that there is something else in the place of a file."""
+    return CacheDamagedError(f"{path}: is not a file; remove it, and run 'pipeline extract'")
+
+
+def cannot_open(path: Path, error: OSError) -> CacheError:
+    """Say why a file could not be opened: it is missing, damaged, or nobody knows."""
+    if isinstance(error, FileNotFoundError):
+        return CacheNotFoundError(
             f"{path}: no such file; if an extraction is going on, wait until it is done, "
             "or else run 'pipeline extract' again"
-        ) from error
-    except OSError as error:
-        if error.errno not in (None, errno.EIO):
-            raise CacheError(
-                f"{path}: cannot be opened ({os.strerror(error.errno)}); see to its rights and disk"
-            ) from error
-        raise _damaged(path, "not a readable HDF5 file", error) from error
+        )
+    if error.errno not in (None, errno.EIO):
+        return CacheError(
+            f"{path}: cannot be opened ({os.strerror(error.errno)}); see to its rights and disk"
+        )
+    return damaged(path, "not a readable HDF5 file", error)
 
 
 def _described(file: h5py.File, path: Path, kind: str) -> tuple[Identity, dict[str, Any]]:
     attributes = file.attrs
     if not all(h5py.h5a.exists(file.id, name) for name in (b"format", b"format_version")):
         raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
-    version = _get_number(attributes, "format_version")
+    version = get_number(attributes, "format_version")
     # Before the text, which has variable length in version 1.
     if version != FORMAT_VERSION:
         raise CacheMismatchError(
@@ -227,11 +281,13 @@ def _described(file: h5py.File, path: Path, kind: str) -> tuple[Identity, dict[s
         )
     if get_text(attributes, "format") != FORMAT:
         raise CacheMismatchError(f"{path}: not a {kind} file of a feature cache")
-    config, found_kind = get_text(attributes, "config"), get_text(attributes, "kind")
-    if get_text(attributes, "xxh3") != config_digest(found_kind, config):
+    if (found := get_text(attributes, "kind")) not in _KINDS:
+        raise ValueError("it is of no kind")
+    if found != kind:
+        raise CacheMismatchError(f"{path}: a {found} file of a feature cache, not a {kind}")
+    config = get_text(attributes, "config")
+    if get_text(attributes, "xxh3") != config_digest(kind, config):
         raise ValueError("it does not match its digest")
-    if found_kind != kind:
-        raise CacheMismatchError(f"{path}: a {found_kind} file of a feature cache, not a {kind}")
     details = json.loads(config)
     if not isinstance(details, dict):
         raise ValueError("it is not a mapping")
@@ -253,6 +309,7 @@ def config_digest(kind: str, config: str) -> str:
     return xxhash.xxh3_128_hexdigest(f"{kind} {config}".encode())
 
 
-def _damaged(path: Path, what: str, error: Exception) -> CacheDamagedError:
+def damaged(path: Path, what: str, error: Exception) -> CacheDamagedError:
+    """Say what is wrong with a file, and what was raised where that was found."""
     reason = str(error).partition("\n")[0]
     return CacheDamagedError(f"{path}: {what}; {REMEDY} ({reason})")

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.cache.files import REMEDY, get_text, open_described
+from pipeline.cache.files import UNREADABLE, damaged
+from pipeline.cache.handles import ShardFile
+from pipeline.cache.layout import ROW, Front, array_names, header_digest
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.names import is_plain
@@ -16,6 +19,7 @@ Sources = Mapping[str, str]
 """Digests of the files an image was made from: ``image_digest`` and ``mask_digest``."""
 
 _MOST_SHARDS = 1_000_000
+_LONGEST_HEADER = 1 << 25
 _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<part>\d{5,})-of-(?P<parts>\d{5,})\.h5")
 
 
@@ -72,12 +76,12 @@ class ShardDetails(BaseModel):
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """A shard's file, identity and details, and a digest of both."""
+    """A shard's file, and what it says: its identity, its details, and where all else lies."""
 
     path: Path
     identity: Identity
     details: ShardDetails
-    digest: str
+    front: Front
 
     @classmethod
     def read(cls, path: Path) -> "ShardHeader":
@@ -85,16 +89,35 @@ class ShardHeader:
 
         Raises
         ------
-        CacheMismatchError, CacheDamagedError
-            As :func:`pipeline.cache.files.open_described` raises them.
+        CacheError
+            As :class:`pipeline.cache.handles.ShardFile` raises it.
         """
-        file, identity, details = open_described(path, "shard")
-        with file:
-            digest = get_text(file.attrs, "xxh3")
+        file = ShardFile(path)
+        front = file.front
         try:
-            return cls(path, identity, ShardDetails.model_validate(details), digest)
-        except ValidationError as error:
-            raise CacheDamagedError(f"{path}: its header is damaged; {REMEDY}") from error
+            if front.identity.bytes + front.details.bytes > _LONGEST_HEADER:
+                raise ValueError("it is too long")
+            identity = file.read(front.identity).tobytes()
+            details = file.read(front.details).tobytes()
+            if header_digest(identity, details) != front.header_digest:
+                raise ValueError("it does not match its digest")
+            found = cls(path, _identity(identity), ShardDetails.model_validate_json(details), front)
+            if front.table.bytes != found.rows * ROW.itemsize:
+                raise ValueError(f"a table of {front.table.bytes} bytes for {found.rows} arrays")
+        except UNREADABLE as error:
+            raise damaged(path, "its header is damaged", error) from error
+        return found
+
+    @property
+    def rows(self) -> int:
+        """How many arrays the shard has."""
+        return len(self.details.images) * len(array_names(self.identity))
+
+
+@lru_cache(maxsize=8)
+def _identity(text: bytes) -> Identity:
+    """Check an identity once for all files that have the same."""
+    return Identity.model_validate_json(text)
 
 
 def shard_name(split: str, part: int, parts: int) -> str:

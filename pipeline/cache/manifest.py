@@ -32,7 +32,7 @@ class _MadeFrom(BaseModel):
     weights: str = ""
     seed: int = Field(default=0, ge=-(2**63), lt=2**64)
     images_per_shard: int = Field(default=1, ge=1)
-    compression: Literal["gzip", "lzf"] | None = None
+    compression: Literal["gzip"] | None = None
     drawing: Drawing = Drawing()
     on_error: Literal["stop", "skip"] = "stop"
 

@@ -1,29 +1,22 @@
 """Reading a cache: what it holds, and values that have been checked against their digests."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import Unchecked, own_array, own_member, read_unchecked
+from pipeline.cache.deflating import inflate
 from pipeline.cache.encoding import StoredArray
-from pipeline.cache.files import (
-    REMEDY,
-    UNREADABLE,
-)
-from pipeline.cache.forms import require_form, require_values
-from pipeline.cache.handles import Handles, Shard
+from pipeline.cache.files import UNREADABLE, damaged
+from pipeline.cache.forms import Forms, is_needed, require_values
+from pipeline.cache.handles import Handles, Part
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards
+from pipeline.cache.layout import DEFLATED, Form, Front, place_digest, require_inside
 from pipeline.cache.shards import RESERVED, StoredImage
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, CacheNotFoundError
 from pipeline.identity import Identity
-
-_BESIDE = 1 << 17
-"""Bytes from which on arrays are checked in a thread, beside their decoding."""
 
 
 class FeatureCache:
@@ -155,7 +148,11 @@ class CachedSplit:
     sources: dict[str, Sources] = field(default_factory=dict)
     parts: int = 0
     _shards: list[ShardDetails] = field(default_factory=list)
-    _digests: dict[Path, str] = field(default_factory=dict)
+    _fronts: dict[Path, Front] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._forms = Forms(self.identity)
 
     def append(self, header: ShardHeader) -> None:
         """Take in the next shard."""
@@ -167,7 +164,8 @@ class CachedSplit:
             )
         self.parts = details.parts
         self._shards.append(details)
-        self._digests[header.path] = header.digest
+        self._fronts[header.path] = header.front
+        self._numbers |= zip(details.images, range(len(details.images)), strict=True)
         self.sources |= details.images
         self.where |= dict.fromkeys(details.images, header.path)
         self.skipped |= details.skipped
@@ -198,15 +196,13 @@ class CachedSplit:
 
     def maps(self, image_id: str, taps: Sequence[str]) -> list[NDArray[np.float32]]:
         """Read feature maps (C, h, w), in float32."""
-        self._require_taps(taps)
-        with self._reading(image_id, *taps) as arrays:
-            return [stored.decoded() for stored in arrays]
+        return [stored.decoded() for stored in self.stored_maps(image_id, taps)]
 
     def stored_maps(self, image_id: str, taps: Sequence[str]) -> list[StoredArray]:
         """Read feature maps as they are stored."""
         self._require_taps(taps)
-        with self._reading(image_id, *taps) as arrays:
-            return arrays
+        arrays = self._read(image_id, taps)
+        return [arrays[tap] for tap in taps]
 
     def _require_taps(self, taps: Sequence[str]) -> None:
         if strange := set(taps) - set(self.identity.tap_names):
@@ -237,70 +233,64 @@ class CachedSplit:
 
     def stored(self, image_id: str) -> StoredImage:
         """Read everything that is stored for an image, as it is stored."""
-        names = (*self.identity.tap_names, *RESERVED)
-        with self._reading(image_id, *names) as read:
-            arrays = dict(zip(names, read, strict=True))
+        arrays = self._read(image_id, (*self.identity.tap_names, *RESERVED))
         if arrays["label"].values.shape != arrays["image"].values.shape[:2]:
             raise self._damaged(image_id, "image", ValueError("of another size than its label"))
         return StoredImage(image_id, arrays, self.sources[image_id])
 
     def _values(self, image_id: str, name: str) -> NDArray[np.uint8]:
-        with self._reading(image_id, name) as arrays:
-            return arrays[0].values
+        return self._read(image_id, [name])[name].values
 
-    @contextmanager
-    def _reading(self, image_id: str, *names: str) -> Iterator[list[StoredArray]]:
-        """Read arrays for a block that only ends well if all of them are right.
-
-        What is made of an array must not leave the block otherwise than by its end: large ones are
-        compared with their digests while the block decodes them, which hides most of the cost.
-        """
-        shard = self._shard(image_id)
-        read: dict[str, Unchecked] = {}
-        name = ""
-
-        def check() -> None:
-            nonlocal name
-            for checked, found in read.items():
-                name = checked
-                found.check()
-
+    def _read(self, image_id: str, names: Collection[str]) -> dict[str, StoredArray]:
+        """Read arrays, and use none before all that is known of it has been checked."""
+        if image_id not in self.where:
+            raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
+        path, every, names = self.where[image_id], self._forms.names, frozenset(names)
+        front, name = self._fronts[path], "table"
+        forms: dict[str, Form] = {}
+        arrays: dict[str, StoredArray] = {}
         try:
-            for name in names:
-                found = self._handles.read_again(shard, image_id, name)
-                read[name] = self._find(shard, image_id, name) if found is None else found
-                require_values(self.identity, name, read[name].array)
-            arrays = [found.array for found in read.values()]
-            if sum(array.values.nbytes for array in arrays) < _BESIDE:
-                check()
-                yield arrays
-            else:
-                checking = self._handles.checks.submit(check)
-                yield arrays
-                checking.result()
+            file = self._handles.get(path, front)
+            rows = file.rows(self._numbers[image_id] * len(every), len(every))
+            wanted = {n: row for n, row in zip(every, rows, strict=True) if is_needed(n, names)}
+            parts = []
+            for name, row in wanted.items():
+                forms[name] = form = self._forms.of(name, row.form)
+                require_inside(row.offset, form.bytes, front.size)
+                digest = place_digest(image_id, name, row.form)
+                parts.append(Part(row.offset, form.bytes, digest))
+            contents = file.digested(parts, self._handles.beside)
+            for name, content, part in zip(wanted, contents, parts, strict=True):
+                if part.digest.digest() != wanted[name].digest:
+                    raise ValueError("it does not match its digest")
+                arrays[name] = stored = _stored(content, forms[name])
+                require_values(self.identity, name, stored.values)
         except CacheError:  # some of which are errors of the system as well
             raise
         except UNREADABLE as error:
             raise self._damaged(image_id, name, error) from error
+        return self._scaled(arrays)
 
-    def _find(self, shard: Shard, image_id: str, name: str) -> Unchecked:
-        """Read an array through HDF5."""
-        group = own_member(self._handles.get(shard), image_id, h5py.Group)
-        dataset = own_array(group, name)
-        require_form(self.identity, name, dataset.dtype, dataset.shape)
-        found = read_unchecked(dataset)
-        self._handles.remember(shard, image_id, dataset, found)
-        return found
-
-    def _shard(self, image_id: str) -> Shard:
-        if image_id not in self.where:
-            raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
-        path = self.where[image_id]
-        return path, self._digests[path]
+    def _scaled(self, arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
+        """Give every map its scales."""
+        scales = arrays.pop("scales", None)
+        if scales is None:
+            return arrays
+        start = 0
+        for tap in self.identity.taps:
+            if tap.name in arrays:
+                scale = scales.values[start : start + tap.channels]
+                arrays[tap.name] = StoredArray(arrays[tap.name].values, scale)
+            start += tap.channels
+        return arrays
 
     def _damaged(self, image_id: str, name: str, error: Exception) -> CacheDamagedError:
-        """Say where it is that h5py raised something."""
-        reason = str(error).partition("\n")[0]
-        return CacheDamagedError(
-            f"{self.where[image_id]}: {image_id}/{name} is damaged; {REMEDY} ({reason})"
-        )
+        """Say which array of which file is damaged."""
+        return damaged(self.where[image_id], f"{image_id}/{name} is damaged", error)
+
+
+def _stored(content: NDArray[np.uint8], form: Form) -> StoredArray:
+    """Make an array of its bytes as they are stored."""
+    if form.filter == DEFLATED:
+        return StoredArray(inflate(content.data, form.dtype, form.shape), deflated=content)
+    return StoredArray(content.view(form.dtype).reshape(form.shape))

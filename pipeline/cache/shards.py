@@ -1,36 +1,32 @@
-"""Shards: HDF5 files that hold a run of consecutive images of a split.
+r"""Shards: HDF5 files that hold a run of consecutive images of a split.
 
-The layout of a shard::
+To whoever opens a shard with HDF5 it is::
 
     /<image id>/
-        <tap>           (C, h, w)      the feature map; attributes: xxh3, scale (int8 only)
+        <tap>           (C, h, w)      the feature map
+        scales          (D,) float32   what channels are multiplied by, of all taps (int8 only)
         label           (H, W) uint8   classes at the network's input size, void kept
-        label_original  (H0, W0) uint8 the mask as it was, for the official protocol
         image           (H, W, 3) uint8   the network's input before normalisation
+        label_original  (H0, W0) uint8 the mask as it was, for the official protocol
+    /\identity         text           what the features were made with, as JSON
+    /\details          text           which images, from which files, as JSON
+    /\table            a row for each array: where it lies, and its digest
 
-Maps are stored contiguous and uncompressed unless asked for otherwise: real features compress by
-6 to 18 % and cost five to ten times the reading time.
+The pipeline finds the same without HDF5, by :mod:`pipeline.cache.layout`. Maps are stored
+contiguous and uncompressed unless asked for otherwise: real features compress by 6 to 18 % and cost
+five to ten times the reading time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import (
-    write_array,
-)
+from pipeline.cache.deflating import deflate
 from pipeline.cache.encoding import StoredArray, encode
-from pipeline.cache.files import (
-    describe,
-    written_hdf5,
-)
-from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, shard_name
-from pipeline.cache.interrupts import uninterrupted
+from pipeline.cache.headers import ShardHeader, Sources, shard_name
 from pipeline.errors import CacheError
 from pipeline.identity import Identity
 
@@ -84,7 +80,9 @@ class ImageRecord:
             tap: encode(self.maps[tap], identity.dtype, image_id=self.image_id, tap=tap)
             for tap in identity.tap_names
         }
-        arrays |= {name: StoredArray(getattr(self, name)) for name in RESERVED}
+        arrays |= {name: StoredArray(getattr(self, name)) for name in ("label", "image")}
+        original = self.label_original
+        arrays["label_original"] = StoredArray(original, deflated=deflate(original))
         return StoredImage(self.image_id, arrays, self.sources)
 
 
@@ -147,86 +145,6 @@ def plan_shards(
         )
         for part, start in enumerate(starts)
     ]
-
-
-@dataclass
-class ShardWriter:
-    """A shard in the making; :func:`written_shard` opens one.
-
-    Attributes
-    ----------
-    skipped : dict of image id to reason
-        To be filled by the caller.
-    """
-
-    file: h5py.File
-    plan: ShardPlan
-    identity: Identity
-    compression: str | None
-    skipped: dict[str, str] = field(default_factory=dict)
-    _written: list[str] = field(default_factory=list)
-
-    @uninterrupted()
-    def add(self, image: StoredImage) -> None:
-        """Write an image; the images of a shard come in the order of its plan."""
-        group = self.file.create_group(image.image_id)
-        for name, array in image.arrays.items():
-            # Masks shrink to a few per cent, and this one is read once per evaluation.
-            filter_ = "gzip" if name == "label_original" else self.compression
-            write_array(group, name, array, filter_)
-        self._written.append(image.image_id)
-
-    def details(self, dataset: str, software: Mapping[str, str]) -> ShardDetails:
-        """Describe what has been written."""
-        sources = self.plan.sources
-        return ShardDetails(
-            split=self.plan.split,
-            part=self.plan.part,
-            parts=self.plan.parts,
-            images={image_id: dict(sources[image_id]) for image_id in self._written},
-            skipped={
-                image_id: Skipped(reason=reason, sources=dict(sources[image_id]))
-                for image_id, reason in self.skipped.items()
-            },
-            dataset=dataset,
-            software=dict(software),
-        )
-
-
-@contextmanager
-def written_shard(
-    plan: ShardPlan,
-    identity: Identity,
-    *,
-    dataset: str,
-    software: Mapping[str, str],
-    compression: str | None = None,
-) -> Iterator[ShardWriter]:
-    """Open a shard for writing that takes its place only when the block has ended well.
-
-    Parameters
-    ----------
-    plan : ShardPlan
-        Where it shall be, and which images it is to hold.
-    identity : Identity
-        What the features were made with.
-    dataset : str
-        Name of the data set's folder.
-    software : mapping
-        Versions.
-    compression : {None, "gzip", "lzf"}
-        HDF5 filter for the maps.
-
-    Raises
-    ------
-    SpaceError
-        If the disk is full.
-    """
-    with written_hdf5(plan.path) as file:
-        writer = ShardWriter(file, plan, identity, compression)
-        yield writer
-        details = writer.details(dataset, software).model_dump(mode="json")
-        describe(file, identity, "shard", details)
 
 
 def total_images(plans: Sequence[ShardPlan]) -> int:

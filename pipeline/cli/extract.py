@@ -72,9 +72,7 @@ from pipeline.cli.options import (
     type=click.Choice(["float16", "float32", "int8"]),
     help="How maps are stored [default: float16].",
 )
-@click.option(
-    "--compression", type=click.Choice(["gzip", "lzf"]), help="Smaller, and slower to read."
-)
+@click.option("--compression", type=click.Choice(["gzip"]), help="Smaller, and slower to read.")
 @click.option("--images-per-shard", type=int, help="Images in one file [default: 64].")
 @click.option(
     "--batch-size", type=int, help="Images at a time [default: one per core, on a GPU 32]."

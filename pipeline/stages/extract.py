@@ -55,7 +55,7 @@ def extract(
     preprocessing: Preprocessing | None = None,
     geometry: Literal["half_pixel", "align_corners"] = "half_pixel",
     dtype: Literal["float16", "float32", "int8"] = "float16",
-    compression: Literal["gzip", "lzf"] | None = None,
+    compression: Literal["gzip"] | None = None,
     images_per_shard: int = 64,
     batch_size: int | None = None,
     drawing: Drawing | None = None,
@@ -88,7 +88,7 @@ def extract(
         How hypercolumns are read from the maps.
     dtype : {"float16", "float32", "int8"}
         How maps are stored.
-    compression : {None, "gzip", "lzf"}
+    compression : {None, "gzip"}
         HDF5 filter for the maps.
     images_per_shard : int
         Images in one file.

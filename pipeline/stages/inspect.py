@@ -11,6 +11,7 @@ from pipeline.cache import (
     FeatureCache,
     ShardHeader,
     check_index,
+    check_structure,
     count_samples,
     find_shards,
     manifest_of,
@@ -134,7 +135,7 @@ def _empty_state(header: ShardHeader) -> dict[str, Any]:
 
 
 def verify_cache(path: Path | str, *, progress: Progress | None = None) -> list[Problem]:
-    """Read every value of a cache and compare it with its digest.
+    """Read every value of a cache, compare it with its digest, and see whether HDF5 finds it.
 
     Parameters
     ----------
@@ -185,11 +186,20 @@ def verify_cache(path: Path | str, *, progress: Progress | None = None) -> list[
             except CacheError as error:
                 problems.append(Problem(name, image_id, str(error)))
         problems += _samples_problems(path, split)
+    problems += _structure_problems([h for h in headers if h.identity == identity])
     readable = not unreadable and all(header.identity == identity for header in headers)
     complete = readable and not any(split.missing_parts for split in cache.splits.values())
     problems += _list_problems(cache, complete=complete)
     cache.close()
     return problems
+
+
+def _structure_problems(headers: list[ShardHeader]) -> Iterator[Problem]:
+    for header in headers:
+        try:
+            check_structure(header)
+        except CacheError as error:
+            yield Problem(header.details.split, None, str(error))
 
 
 def _samples_problems(path: Path, split: CachedSplit) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from pipeline.cache import (
     Sources,
     SplitSummary,
     Stock,
+    check_structure,
     joint_session,
     make_way,
     manifest_of,
@@ -58,7 +59,7 @@ class ShardWork:
     drawing : Drawing
         Which pixel samples to draw.
     images_per_shard : int
-    compression : {None, "gzip", "lzf"}
+    compression : {None, "gzip"}
     dataset : str
         Name of the data set.
     skip : bool
@@ -74,7 +75,7 @@ class ShardWork:
         drawing: Drawing,
         *,
         images_per_shard: int,
-        compression: Literal["gzip", "lzf"] | None,
+        compression: Literal["gzip"] | None,
         dataset: str,
         skip: bool,
         progress: Progress,
@@ -260,6 +261,7 @@ class ShardWork:
             return True  # it is going to be written anyway
         stock = Stock(self._out, self._identity)
         try:
+            check_structure(header)
             for image_id, view in stock.of(plan).items():
                 view.stored(image_id)
         except CacheError:

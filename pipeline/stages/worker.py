@@ -50,7 +50,7 @@ class WorkerJob:
     drawing: Drawing
     plans: Plans
     images_per_shard: int
-    compression: Literal["gzip", "lzf"] | None
+    compression: Literal["gzip"] | None
     batch_size: int | None
     skip: bool
     replace: bool

@@ -3,6 +3,7 @@
 import h5py
 import pytest
 
+from fuzz.shard_values import of_version
 from pipeline.cache import (
     FeatureCache,
     Stock,
@@ -186,9 +187,9 @@ class TestRefusal:
             refuse_other_cache(tmp_path, make_identity(void=0))
 
     def test_of_another_format_version(self, sketch, tmp_path):
-        with h5py.File(sketch.plans[1].path, "a") as file:
-            file.attrs["format_version"] = 1
-        with pytest.raises(CacheMismatchError, match=r"format version 1, .* reads version 2"):
+        path = sketch.plans[1].path
+        path.write_bytes(of_version(path.read_bytes(), 9))
+        with pytest.raises(CacheMismatchError, match=r"format version 9, .* reads version 3"):
             refuse_other_cache(tmp_path, sketch.identity)
 
     def test_looks_at_shards_that_were_set_aside(self, sketch, make_identity, tmp_path):

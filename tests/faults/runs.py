@@ -18,7 +18,7 @@ SECONDS = 120
 
 WRITING = re.compile(
     r"wholefile|locks|folders|tensorfile|data/palette|reporting/page"
-    r"|cache/(arrays|files|session|inventory|manifest|index|garbage|shards|samples)"
+    r"|cache/(arrays|files|session|inventory|manifest|index|garbage|shard_writer|samples)"
 )
 """The modules of the package that change files."""
 

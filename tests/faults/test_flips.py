@@ -122,8 +122,10 @@ def test_every_byte_flipped(soak, specimen):
     # Of an estimator most is what skops wrote, one tensor to the file: some bytes will do.
     step = 4 if "estimator" in specimen.path.name and not soak else 1
     positions = range(0, len(whole), step)
-    tally = specimen.survive(flips(whole, positions, seed=0))
-    assert tally.found > 0.9 * len(positions)
+    hdf5 = specimen.path.name == SHARD  # which only `cache verify` reads of a shard
+    tally = specimen.survive(flips(whole, positions, seed=0), every=1 if hdf5 else 24)
+    unused = whole.count(0) if hdf5 else 0.1 * len(positions)  # what fills gaps is zeros
+    assert tally.harmless <= unused
 
 
 def test_cut_extended_and_swapped_small_files(specimen):
@@ -177,7 +179,7 @@ def test_every_byte_set_to_zero_and_to_255(soak, specimen):
     specimen.survive(overwritten(whole, range(len(whole))), every=1)
 
 
-@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_compressed_and_scaled_maps(dtype, compression, soak, tmp_path):
     specimen = shard(tmp_path, dtype=dtype, compression=compression, size=(24, 30))

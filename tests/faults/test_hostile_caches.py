@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,44 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from damage import same
 from forgery import (
+    BOMB,
     LABEL,
     MAP,
     ORIGINAL,
     Edit,
+    ShardEdit,
     a_group,
     attribute,
     config,
     create,
+    deflated,
     drawn,
+    edit_shard,
     editing,
+    editing_structure,
     external_values,
+    forge,
+    form,
     header,
     image_called,
+    in_details,
     in_header,
-    in_identity,
     link,
+    lying_at,
     many_channels,
     nested,
+    of_identity,
     put,
-    scale_of,
+    rows,
+    said,
     stacked_filters,
+    text,
+    userblock,
     virtual,
+    with_dictionary,
+    with_many_channels,
 )
 from limits import (
     require_one_line,
@@ -50,18 +66,121 @@ from sketches import (
 )
 
 from pipeline.cache import plan_shards
+from pipeline.cache.layout import Extent
 from pipeline.cache.manifest import MANIFEST_NAME, manifest_digest
 from pipeline.errors import CacheError
 from pipeline.stages.inspect import inspect_cache, verify_cache
 from pipeline.stages.maintain import repair_cache
 
-SHARDS: dict[str, Edit] = {
+SHARDS: dict[str, ShardEdit] = {
+    "map among the first bytes": lying_at(MAP, lambda parts: 0),
+    "map beside the file": lying_at(MAP, lambda parts: 1 << 40),
+    "map at no place": lying_at(MAP, lambda parts: 2**64 - 1),
+    "map half beside the file": form(MAP, size=12, payload=bytes(12) * 2**20, shape=(3, 2**20, 2)),
+    "map of many bytes": form(MAP, size=2**64 - 1),
+    "map of no bytes": form(MAP, size=0, payload=b""),
+    "values that are not there": form(MAP, (3, 1 << 20, 1 << 20)),
+    "as many values as can be": form(MAP, (2**32 - 1,) * 3, size=2**64 - 1),
+    "deflated values that are not there": deflated(MAP, bytes(12), (3, 1 << 14, 1 << 14), b"<f2"),
+    "bomb among labels": deflated(ORIGINAL, BOMB, (10, 10)),
+    "bomb of the right size": deflated(ORIGINAL, BOMB, (12_000, 10_000)),
+    "deflated in no way": deflated(ORIGINAL, b"no zlib at all", (3, 3)),
+    "deflated and cut short": deflated(ORIGINAL, zlib.compress(bytes(9))[:-4], (3, 3)),
+    "deflated, and something behind": deflated(ORIGINAL, zlib.compress(bytes(9)) + b"x", (3, 3)),
+    "deflated too little": deflated(ORIGINAL, zlib.compress(bytes(8)), (3, 3)),
+    "deflated too much": deflated(ORIGINAL, zlib.compress(bytes(10)), (3, 3)),
+    "deflated with a dictionary": deflated(ORIGINAL, with_dictionary(bytes(9)), (3, 3)),
+    "other filter": form(MAP, filter_=2),
+    "texts": form(MAP, dtype=b"|S2"),
+    "objects": form(MAP, dtype=b"|O8"),
+    "records": form(MAP, dtype=b"f,f"),
+    "types of no letters": form(MAP, dtype=b"\xff\n\0"),
+    "truths": form(MAP, dtype=b"|b1", payload=bytes(6)),
+    "big-endian": form(MAP, dtype=b">f2"),
+    "other dtype": forge(MAP, np.ones((3, 1, 2), np.float32)),
+    "dtype of 8 bits": forge(MAP, np.ones((3, 1, 2), np.int8)),
+    "no axes": form(MAP, (0,)),
+    "one axis": forge(MAP, np.ones(3, np.float16)),
+    "wrong rank": forge(MAP, np.ones((3, 2), np.float16)),
+    "wrong channels": forge(MAP, np.ones((4, 1, 2), np.float16)),
+    "no cells": form(MAP, (3, 0, 2), payload=b""),
+    "label of no pixels": form(LABEL, (0, 3), b"|u1", payload=b""),
+    "label of another rank": forge(LABEL, np.ones((2, 3, 1), np.uint8)),
+    "label of another dtype": form(LABEL, (2, 3), b"<i8", payload=bytes(48)),
+    "label that is no class": forge(LABEL, np.full((2, 3), 3, np.uint8)),
+    "original label that is no class": forge(ORIGINAL, np.full((3, 3), 254, "u1"), deflated=True),
+    "image without colours": forge("cow_1/image", np.ones((2, 3), np.uint8)),
+    "image of four colours": forge("cow_1/image", np.ones((2, 3, 4), np.uint8)),
+    "image of another size": forge("cow_1/image", np.ones((3, 3, 3), np.uint8)),
+    "a row less": rows(lambda rows: rows[:-1]),
+    "a row more": rows(lambda rows: [*rows, rows[0]]),
+    "no rows": rows(lambda rows: []),
+    "rows the other way round": rows(lambda rows: rows[::-1]),
+    "table beside the file": userblock(table=Extent(1 << 40, 240)),
+    "table at no place": userblock(table=Extent(2**64 - 1, 240)),
+    "table of many rows": userblock(table=Extent(512, 2**64 - 1)),
+    "table among other bytes": userblock(table=Extent(512, 240)),
+    "identity beside the file": userblock(identity=Extent(1 << 40, 100)),
+    "details of many bytes": userblock(details=Extent(512, 2**63)),
+    "details among other bytes": userblock(details=Extent(512, 100)),
+    "a longer file": userblock(size=1 << 40),
+    "a shorter file": userblock(size=5000),
+    "digest of another header": userblock(header_digest=bytes(16)),
+    "identity is a list": text("identity", "[]"),
+    "identity is text": text("identity", '"identity"'),
+    "identity is null": text("identity", "null"),
+    "identity is empty": text("identity", ""),
+    "details are a list": text("details", "[]"),
+    "details are a number": text("details", "1"),
+    "details are null": text("details", "null"),
+    "details are empty": text("details", ""),
+    "details are a huge number": text("details", "9" * 100_000),
+    "details are too long": text("details", " " * 40_000_000),
+    "details nested too deeply": text("details", "[" * 100_000),
+    "preprocessing nested too deeply": nested("input_size", 100_000),
+    "preprocessing nested deeply": nested("input_size", 900),
+    "no backbone": said("identity", lambda identity: identity.__delitem__("backbone")),
+    "many channels": said("identity", with_many_channels),
+    "no taps": of_identity("taps", []),
+    "tap with the name of another array": said(
+        "identity", lambda identity: identity["taps"][0].update(name="scales")
+    ),
+    "many shards": in_details("parts", 10**12),
+    "shard of a negative number": in_details("part", -1),
+    "shards are a list": in_details("parts", []),
+    "images are a list": in_details("images", ["cow_1"]),
+    "unknown field": in_details("surprise", 1),
+    "image that is not there": image_called("cow_2"),
+    "image with no name": image_called(""),
+    "image called .": image_called("."),
+    "image called ..": image_called(".."),
+    "image called as the table": image_called("\\table"),
+    "image outside": image_called("../../x"),
+    "image at the root": image_called("/etc/passwd"),
+    "image in a group": image_called("a/cow_1"),
+    "image with a line break": image_called("a\nb"),
+    "image with a colour": image_called("\x1b[31mred"),
+    "image with a long name": image_called("x" * 5000),
+}
+SCALES = "cow_1/scales"
+EIGHT_BITS: dict[str, ShardEdit] = {
+    "scale of nan": forge(SCALES, np.full(5, np.nan, np.float32)),
+    "scale of infinity": forge(SCALES, np.full(5, np.inf, np.float32)),
+    "negative scale": forge(SCALES, np.full(5, -1, np.float32)),
+    "scale of zero": forge(SCALES, np.zeros(5, np.float32)),
+    "scale of another dtype": form(SCALES, (5,), b"<f8", payload=bytes(40)),
+    "scale of another shape": forge(SCALES, np.ones((5, 1), np.float32)),
+    "scale of one": forge(SCALES, np.ones(1, np.float32)),
+    "huge scale": forge(SCALES, np.ones(1 << 20, np.float32)),
+    "no scale": form(SCALES, (0,), b"<f4", payload=b""),
+}
+STRUCTURES: dict[str, Edit] = {
     "map in another file": link(MAP, h5py.ExternalLink("/etc/passwd", "/x")),
     "map behind a pipe": link(MAP, h5py.ExternalLink("pipe", "/x")),
     "map behind a link": link(MAP, h5py.SoftLink("/moved")),
     "image in another file": link("cow_1", h5py.ExternalLink("pipe", "/x")),
     "image behind a link": link("cow_1", h5py.SoftLink("/moved")),
-    "image is an array": put("cow_1", np.zeros(3, np.uint8)),
+    "image is an array": link("cow_1", np.zeros(3, np.uint8)),
     "map is a group": a_group,
     "map is a type": link(MAP, np.dtype("f2")),
     "virtual": virtual,
@@ -70,95 +189,29 @@ SHARDS: dict[str, Edit] = {
     "values that are not there": create(MAP, shape=(3, 1 << 20, 1 << 20), dtype="f2"),
     "chunk larger than the map": create(
         MAP,
-        np.ones((3, 1, 2), "f2"),
         data=np.ones((3, 1, 2), "f2"),
         chunks=(3, 1 << 12, 1 << 12),
         maxshape=(None, None, None),
         compression="gzip",
     ),
     "stacked filters": stacked_filters,
-    "other filter": create(
-        MAP, np.ones((3, 1, 2), "f2"), data=np.ones((3, 1, 2), "f2"), fletcher32=True
-    ),
-    "bomb among labels": create(
-        ORIGINAL,
-        np.zeros((12_000, 10_000), np.uint8),
-        data=np.zeros((12_000, 10_000), np.uint8),
-        compression="gzip",
-    ),
+    "other filter": create(MAP, data=np.ones((3, 1, 2), "f2"), fletcher32=True),
     "texts": create(MAP, shape=(3, 1, 2), dtype=h5py.string_dtype()),
     "lists": create(MAP, shape=(3, 1, 2), dtype=h5py.vlen_dtype(np.float16)),
     "references": create(MAP, shape=(3, 1, 2), dtype=h5py.ref_dtype),
     "records": create(MAP, shape=(3, 1, 2), dtype=[("a", "f2"), ("b", "f2")]),
-    "truths": put(MAP, np.ones((3, 1, 2), bool)),
-    "big-endian": put(MAP, np.ones((3, 1, 2), ">f2")),
-    "other dtype": put(MAP, np.ones((3, 1, 2), np.float32)),
     "no values": create(MAP, data=h5py.Empty("f2")),
-    "a scalar": put(MAP, np.float16(1)),
-    "wrong rank": put(MAP, np.ones((3, 2), np.float16)),
-    "wrong channels": put(MAP, np.ones((4, 1, 2), np.float16)),
-    "no cells": put(MAP, np.ones((3, 0, 2), np.float16)),
-    "label of no pixels": put(LABEL, np.ones((0, 3), np.uint8)),
-    "label of another rank": put(LABEL, np.ones((2, 3, 1), np.uint8)),
-    "label of another dtype": put(LABEL, np.ones((2, 3), np.int64)),
-    "label that is no class": put(LABEL, np.full((2, 3), 3, np.uint8)),
-    "original label that is no class": put(ORIGINAL, np.full((3, 3), 254, np.uint8)),
-    "image without colours": put("cow_1/image", np.ones((2, 3), np.uint8)),
-    "image of four colours": put("cow_1/image", np.ones((2, 3, 4), np.uint8)),
-    "image of another size": put("cow_1/image", np.ones((3, 3, 3), np.uint8)),
-    "scale where none belongs": scale_of(np.ones(3, np.float32)),
-    "many digests": attribute(MAP, "xxh3", np.array([b"0" * 32] * 100_000)),
-    "digest is text of any length": attribute(MAP, "xxh3", "0" * 32),
-    "digest is a number": attribute(MAP, "xxh3", 7),
-    "digest is nothing": attribute(MAP, "xxh3", h5py.Empty("S32")),
-    "config of any length": attribute("/", "config", "{}"),
-    "config is an array": attribute("/", "config", np.array([b"{}"] * 3)),
-    "config is nothing": attribute("/", "config", h5py.Empty("S32")),
+    "other values": link(MAP, np.ones((3, 1, 2), "f2")),
+    "table in another file": link("\\table", h5py.ExternalLink("pipe", "/x")),
+    "details are texts of any length": link("\\details", "{}"),
+    "kind of any length": attribute("/", "kind", "shard"),
+    "kind is an array": attribute("/", "kind", np.array([b"shard"] * 3)),
+    "kind is nothing": attribute("/", "kind", h5py.Empty("S32")),
     "format of any length": attribute("/", "format", "hypercolumn-cache"),
-    "version is text": attribute("/", "format_version", "2"),
-    "version is many": attribute("/", "format_version", np.array([2, 2])),
-    "config is a list": config("[]"),
-    "config is text": config('"identity"'),
-    "config is a number": config("1"),
-    "config is null": config("null"),
-    "config is empty": config(""),
-    "config is a huge number": config("9" * 100_000),
-    "config is too long": config(" " * 40_000_000),
-    "config nested too deeply": config("[" * 100_000),
-    "preprocessing nested too deeply": nested("input_size", 100_000),
-    "preprocessing nested deeply": nested("input_size", 900),
-    "no identity": header(lambda details: details.__delitem__("identity")),
-    "identity is a list": in_header("identity", []),
-    "many channels": header(many_channels),
-    "no taps": in_identity("taps", []),
-    "many shards": in_header("parts", 10**12),
-    "shard of a negative number": in_header("part", -1),
-    "shards are a list": in_header("parts", []),
-    "images are a list": in_header("images", ["cow_1"]),
-    "unknown field": in_header("surprise", 1),
-    "image that is not there": image_called("cow_2"),
-    "image with no name": image_called(""),
-    "image called .": image_called("."),
-    "image called ..": image_called(".."),
-    "image outside": image_called("../../x"),
-    "image at the root": image_called("/etc/passwd"),
-    "image in a group": image_called("a/cow_1", reach="a/cow_1"),
-    "image with a line break": image_called("a\nb", reach="a\nb"),
-    "image with a colour": image_called("\x1b[31mred", reach="\x1b[31mred"),
-    "image with a long name": image_called("x" * 5000, reach="x" * 5000),
-}
-EIGHT_BITS: dict[str, Edit] = {
-    "scale of nan": scale_of(np.full(3, np.nan, np.float32)),
-    "scale of infinity": scale_of(np.full(3, np.inf, np.float32)),
-    "negative scale": scale_of(np.full(3, -1, np.float32)),
-    "scale of zero": scale_of(np.zeros(3, np.float32)),
-    "scale of another dtype": scale_of(np.ones(3)),
-    "scale of another shape": scale_of(np.ones((3, 1), np.float32)),
-    "scale of one": scale_of(np.ones(1, np.float32)),
-    "scale is text": attribute(MAP, "scale", "1"),
-    "scale is nothing": attribute(MAP, "scale", h5py.Empty("f4")),
-    "huge scale": attribute(MAP, "scale", np.ones(1 << 20, np.float32)),
-    "no scale": lambda file: file[MAP].attrs.__delitem__("scale"),
+    "version is text": attribute("/", "format_version", "3"),
+    "version is many": attribute("/", "format_version", np.array([3, 3])),
+    "version is another": attribute("/", "format_version", 2),
+    "fingerprint of another": attribute("/", "fingerprint", np.bytes_("0" * 32)),
 }
 
 
@@ -174,13 +227,33 @@ def copy(sound: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("edit", SHARDS.values(), ids=SHARDS)
 def test_a_hostile_shard(edit, copy):
-    refused_by_reading_and_verifying(copy, edit, SHARD)
+    edit_shard(copy / SHARD, edit)
+    refused_by_reading_and_verifying(copy, SHARD)
 
 
 @pytest.mark.parametrize("edit", EIGHT_BITS.values(), ids=EIGHT_BITS)
 def test_a_hostile_shard_of_8_bits(edit, tmp_path):
     cache = write_cache(tmp_path / "cache", dtype="int8")
-    refused_by_reading_and_verifying(cache, edit, SHARD)
+    edit_shard(cache / SHARD, edit)
+    refused_by_reading_and_verifying(cache, SHARD)
+
+
+@pytest.mark.parametrize("edit", STRUCTURES.values(), ids=STRUCTURES)
+def test_a_hostile_structure_misleads_nobody_and_is_named(edit, copy, sound):
+    """Only other programs would be hurt, which read what HDF5 finds."""
+    with editing_structure(copy / SHARD) as file:
+        edit(file)
+    os.mkfifo(copy / "pipe")
+    said = within_limits(
+        {
+            "reading": lambda: same(read_shards(copy), read_shards(sound)),
+            "verifying": lambda: [problem.what for problem in verify_cache(copy)],
+        }
+    )
+    assert said["reading"] is True
+    (problem,) = said["verifying"]
+    require_one_line(problem, SHARD)
+    assert "damaged for HDF5" in problem
 
 
 IN_SAMPLES: dict[str, Edit] = {
@@ -213,7 +286,9 @@ IN_SAMPLES: dict[str, Edit] = {
 
 @pytest.mark.parametrize("edit", IN_SAMPLES.values(), ids=IN_SAMPLES)
 def test_hostile_samples(edit, copy):
-    refused_by_reading_and_verifying(copy, edit, SAMPLES)
+    with editing(copy / SAMPLES) as file:
+        edit(file)
+    refused_by_reading_and_verifying(copy, SAMPLES)
 
 
 IN_INDEX: dict[str, Edit] = {
@@ -230,7 +305,9 @@ IN_INDEX: dict[str, Edit] = {
 
 @pytest.mark.parametrize("edit", IN_INDEX.values(), ids=IN_INDEX)
 def test_a_hostile_index(edit, copy):
-    refused_by_reading_and_verifying(copy, edit, "index.h5")
+    with editing(copy / "index.h5") as file:
+        edit(file)
+    refused_by_reading_and_verifying(copy, "index.h5")
 
 
 MANIFESTS: dict[str, dict[str, Any]] = {
@@ -330,10 +407,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     assert [path.name for path in folder.iterdir()] == ["pipe"]
 
 
-def refused_by_reading_and_verifying(cache: Path, edit: Edit, name: str) -> None:
+def refused_by_reading_and_verifying(cache: Path, name: str) -> None:
     read = {SHARD: read_all_images, SAMPLES: read_samples_file, "index.h5": read_index}[name]
-    with editing(cache / name) as file:
-        edit(file)
     os.mkfifo(cache / "pipe")
     said = within_limits(
         {

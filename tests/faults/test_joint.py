@@ -134,7 +134,7 @@ OTHER_SETTINGS = (
 
 def test_whoever_would_do_something_else_is_told_who_is_there(forks, world, alone):
     first = forks.start(
-        FINE, world, fault=Fault(signal.SIGSTOP, alone.point("cache/shards.py", 0.5))
+        FINE, world, fault=Fault(signal.SIGSTOP, alone.point("cache/shard_writer.py", 0.5))
     )
     assert first.end().stopped
     commands = [(*FINE, *options) for options in OTHER_SETTINGS]
@@ -187,7 +187,7 @@ def test_waiting_can_be_interrupted(forks, world, alone):
 
 
 def test_locks_of_the_dead_are_removed(forks, world, alone):
-    fault = Fault(signal.SIGKILL, alone.point("cache/shards.py", 0.5))
+    fault = Fault(signal.SIGKILL, alone.point("cache/shard_writer.py", 0.5))
     assert forks.start(FINE, world, fault=fault).end().killed
     assert len(list(world.glob("cache/*.lock"))) == 4  # of the cache, its splits, and a shard
     assert forks.run(GC, world).code == 0
@@ -207,7 +207,7 @@ def test_a_finished_split_can_be_used_while_another_is_extracted(forks, stage, a
     world = tmp_path / "world"
     shutil.copytree(stage.state("data"), world)
     first = forks.start(
-        FINE, world, fault=Fault(signal.SIGSTOP, alone.point("cache/shards.py", 0.9))
+        FINE, world, fault=Fault(signal.SIGSTOP, alone.point("cache/shard_writer.py", 0.9))
     )
     assert first.end().stopped
     fitted = forks.run(FIT_SPARSE, world)

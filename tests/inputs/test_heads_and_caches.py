@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from corpus import Kind, content
 
+from fuzz.shard_values import of_version
 from pipeline import FeatureCache, load_head
 from pipeline.cli import main
 from pipeline.heads import save_head
@@ -110,9 +111,20 @@ def test_a_head_of_other_taps(data_set, extraction, sparse_head, refused):
     assert re.match(r"out: the head .* needs a cache made otherwise \(.*taps: \[\"conv1\"", said)
 
 
-def set_version(number: object) -> Callable[[Path], None]:
+def set_version(number: int) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         for shard in folder.glob("*-of-*.h5"):
+            shard.write_bytes(of_version(shard.read_bytes(), number))
+
+    return write
+
+
+def without_userblock(number: object) -> Callable[[Path], None]:
+    """Leave what is HDF5's, as of versions 1 and 2."""
+
+    def write(folder: Path) -> None:
+        for shard in folder.glob("*-of-*.h5"):
+            shard.write_bytes(shard.read_bytes()[512:])
             with h5py.File(shard, "r+") as file:
                 file.attrs["format_version"] = number
 
@@ -166,12 +178,13 @@ BAD_CACHES = [
     Kind("a plain file", "", empty_file, NO_CACHE),
     Kind("a dangling link", "", dangling, NO_CACHE),
     Kind("an empty folder", "", emptied, NO_CACHE),
-    Kind("of the version before", "", set_version(1),
-         r"odd/.*\.h5: format version 1, but this software reads version \d+; extract again"),
+    Kind("of the version before", "", without_userblock(2),
+         r"odd/.*\.h5: format version 2, but this software reads version 3; extract again"),
     Kind("of a version to come", "", set_version(99), r"odd/.*\.h5: format version 99, but this"),
-    Kind("of no version", "", set_version("new"), r"odd/.*\.h5: .*; run 'pipeline"),
+    Kind("of no version", "", without_userblock("new"), r"odd/.*\.h5: .*; run 'pipeline"),
     Kind("of another program", "", foreign, r"odd/.*\.h5: not a shard file of a feature cache"),
-    Kind("cut short", "", shorten, r"odd/val.*\.h5: not a readable HDF5 file; run 'pipeline"),
+    Kind("cut short", "", shorten,
+         r"odd/val.*\.h5: its header is damaged; run 'pipeline cache repair' \(it has 5000 by"),
     Kind("a pipe", "", pipes, r"odd/val.*\.h5: is not a file; remove it, and run 'pipel"),
 ]  # fmt: skip
 READERS = [
@@ -228,9 +241,9 @@ def test_a_cache_from_another_backbone(data_set, extraction, refused):
 
 def test_an_out_of_another_version_is_replaced_on_request_only(data_set, extraction, refused):
     assert main(extraction) == 0
-    set_version(1)(Path("out"))
+    set_version(9)(Path("out"))
     said = refused(*extraction)
-    assert re.match(r"out.*: format version 1, but this software reads version \d+; extract", said)
+    assert re.match(r"out.*: format version 9, but this software reads version \d+; extract", said)
     assert main([*extraction, "--replace"]) == 0
     assert len(FeatureCache("out")["train"]) == 3
 

@@ -281,14 +281,15 @@ def test_it_says_beforehand_what_it_will_do(run, tmp_path, listening):
     assert told == pytest.approx(written, rel=0.05)
 
 
-@pytest.mark.parametrize("compression", ["gzip", "lzf"])
-def test_compression_changes_the_storage_alone(run, tmp_path, compression, values):
+def test_compression_changes_the_storage_alone(run, tmp_path, values):
     run(splits=["val"])
-    assert run(splits=["val"], compression=compression).computed == 0  # the same values
-    run(splits=["val"], compression=compression, out=tmp_path / "small")
+    assert run(splits=["val"], compression="gzip").computed == 0  # the same values
+    run(splits=["val"], compression="gzip", out=tmp_path / "small")
     with h5py.File(tmp_path / "small" / "val-00000-of-00001.h5") as file:
-        for group in file.values():
-            assert group["conv1"].compression == compression
+        groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+        assert groups
+        for group in groups:
+            assert group["conv1"].compression == "gzip"
     assert values(tmp_path / "small", ["val"]) == values(tmp_path / "cache", ["val"])
 
 

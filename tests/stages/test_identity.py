@@ -225,7 +225,7 @@ def more_threads(dataset: VocDataset, tmp_path: Path) -> dict[str, Any]:
         {"images_per_shard": 64},
         {"batch_size": 4},
         {"compression": "gzip"},
-        {"compression": "lzf", "images_per_shard": 4},
+        {"compression": "gzip", "images_per_shard": 4},
         {"on_error": "skip"},
         {"thorough": True},
         {"replace": True},

@@ -116,10 +116,11 @@ def test_a_damaged_directory_of_a_shard_is_found(copy: Path, scenes: VocDataset)
     image_id = scenes.image_ids("val")[0]
     with h5py.File(shard) as file:
         address = h5py.h5o.get_info(file[image_id].id).addr
-    flip(shard, address + 20)
+    flip(shard, 512 + address + 20)
     (problem,) = verify_cache(copy)
-    assert problem.image_id == image_id
-    assert problem.what.startswith(f"{shard}: {image_id}/")
+    assert (problem.split, problem.image_id) == ("val", None)
+    assert problem.what.startswith(f"{shard}: {image_id} is damaged for HDF5; run 'pipeline cache")
+    assert inspect_cache(copy)["complete"]  # nothing that the pipeline reads is hurt
 
 
 def test_everything_that_is_wrong_is_listed(copy: Path, scenes: VocDataset) -> None:
@@ -155,11 +156,10 @@ def test_an_unfinished_extraction_is_not_damaged(run, interrupted, tmp_path: Pat
 
 def test_a_damaged_header_is_named_and_the_rest_is_described(copy: Path) -> None:
     shard = next(copy.glob("val-00000-of-*.h5"))
-    with h5py.File(shard, "r+") as file:
-        file.attrs["fingerprint"] = np.bytes_("0" * 32)
+    flip(shard, 100)
     info = inspect_cache(copy)
     (said,) = info["problems"]
-    assert said.startswith(f"{shard}: its header is damaged; run 'pipeline cache repair' (the fin")
+    assert said.startswith(f"{shard}: its header is damaged; run 'pipeline cache repair' (its fi")
     assert not info["complete"]
     assert (info["splits"]["val"]["shards"], info["splits"]["val"]["shards_expected"]) == (1, 2)
     assert [problem.what for problem in verify_cache(copy)] == [

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import pytest
 
+from fuzz.shard_values import of_version
 from pipeline import FeatureCache, VocDataset, extract
 from pipeline.cache import retired_shards
 from pipeline.errors import (
@@ -75,6 +76,13 @@ def flip_header(directory: Path) -> None:
     flip(path, path.read_bytes().index(b"hypercolumn-cache"))
 
 
+def flip_structure(directory: Path) -> None:
+    """Damage what HDF5 keeps of its own of an image; no value is hurt."""
+    with h5py.File(directory / SHARD) as file:
+        address = h5py.h5o.get_info(file[next(iter(file))].id).addr
+    flip(directory / SHARD, 512 + address + 20)
+
+
 def truncate(name: str, share: float) -> Damage:
     def damage(directory: Path) -> None:
         content = (directory / name).read_bytes()
@@ -121,6 +129,7 @@ class TestRepair:
             (flip_values("0/conv1", "0/fire5"), 1),
             (flip_values("0/conv1", "1/fire3"), 2),
             (flip_header, 2),
+            (flip_structure, 0),
             (truncate(SHARD, 0), 2),
             (truncate(SHARD, 0.5), 2),
             (truncate(SHARD, 0.999), 2),
@@ -264,8 +273,7 @@ class TestRepair:
         assert contents(copy) == before
 
     def test_of_another_version_is_refused(self, copy: Path) -> None:
-        with h5py.File(copy / SHARD, "a") as file:
-            file.attrs["format_version"] = 99
+        (copy / SHARD).write_bytes(of_version((copy / SHARD).read_bytes(), 99))
         with pytest.raises(CacheMismatchError, match="format version 99"):
             repair_cache(copy)
         assert (copy / SHARD).exists()
