@@ -14,6 +14,8 @@
 
 TARGETS = (
     "splits",
+    "annotations",
+    "detections",
     "params",
     "masks",
     "images",
