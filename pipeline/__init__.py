@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.backbones import Backbone, Preprocessing, load_backbone
+    from pipeline.boxes import BoxHead, BoxSettings, load_box_head, save_box_head
     from pipeline.cache import CachedSplit, Drawing, FeatureCache, Samples, draw_samples
     from pipeline.data import VocDataset, check_dataset, write_scenes
     from pipeline.errors import PipelineError
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from pipeline.hypercolumn import DenseHead, Features, hypercolumn_map, hypercolumns_at
     from pipeline.metrics import ConfusionMatrix
     from pipeline.stages.evaluate import evaluate
+    from pipeline.stages.evaluate_boxes import evaluate_boxes
     from pipeline.stages.extract import extract
+    from pipeline.stages.fit_boxes import fit_boxes
     from pipeline.stages.fit_dense import fit_dense
     from pipeline.stages.fit_sparse import fit_sparse
     from pipeline.stages.parallel import Workers
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "pipeline.backbones": ("Backbone", "Preprocessing", "load_backbone"),
+    "pipeline.boxes": ("BoxHead", "BoxSettings", "load_box_head", "save_box_head"),
     "pipeline.cache": ("CachedSplit", "Drawing", "FeatureCache", "Samples", "draw_samples"),
     "pipeline.data": ("VocDataset", "check_dataset", "write_scenes"),
     "pipeline.errors": ("PipelineError",),
@@ -45,6 +49,8 @@ _MODULES = {
     "pipeline.metrics": ("ConfusionMatrix",),
     "pipeline.stages.evaluate": ("evaluate",),
     "pipeline.stages.extract": ("extract",),
+    "pipeline.stages.evaluate_boxes": ("evaluate_boxes",),
+    "pipeline.stages.fit_boxes": ("fit_boxes",),
     "pipeline.stages.fit_dense": ("fit_dense",),
     "pipeline.stages.fit_sparse": ("fit_sparse",),
     "pipeline.stages.parallel": ("Workers",),
@@ -56,6 +62,8 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Backbone",
+    "BoxHead",
+    "BoxSettings",
     "CachedSplit",
     "ConfusionMatrix",
     "DenseHead",
@@ -73,15 +81,19 @@ __all__ = [
     "check_dataset",
     "draw_samples",
     "evaluate",
+    "evaluate_boxes",
     "extract",
+    "fit_boxes",
     "fit_dense",
     "fit_sparse",
     "hypercolumn_map",
     "hypercolumns_at",
     "load_backbone",
+    "load_box_head",
     "load_head",
     "predict",
     "report",
+    "save_box_head",
     "save_head",
     "write_scenes",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.boxes import BoxSettings, Task
 from pipeline.cache import Drawing
 from pipeline.data.files import require_file
 from pipeline.errors import DataError, ParamsError
@@ -127,6 +128,25 @@ class EvaluateParams(_Section):
     split: str = "val"
 
 
+class FitBoxesParams(BoxSettings):
+    """The box head, see :func:`pipeline.fit_boxes`."""
+
+    task: Task = "figure-ground"
+    split: str = "train"
+
+    def settings(self) -> BoxSettings:
+        """Give the part that the trainer takes."""
+        return BoxSettings(**self.model_dump(include=set(BoxSettings.model_fields)))
+
+
+class EvaluateBoxesParams(_Section):
+    """How a box head is measured, see :func:`pipeline.evaluate_boxes`."""
+
+    split: str = "val"
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    alpha: float = Field(default=0.1, gt=0)
+
+
 class ReportParams(_Section):
     """What the report shows beside the numbers."""
 
@@ -146,6 +166,8 @@ class Params(_Section):
     fit_sparse: FitSparseParams = FitSparseParams()
     fit_dense: FitDenseParams = FitDenseParams()
     evaluate: EvaluateParams = EvaluateParams()
+    fit_boxes: FitBoxesParams = FitBoxesParams()
+    evaluate_boxes: EvaluateBoxesParams = EvaluateBoxesParams()
     report: ReportParams = ReportParams()
 
     def drawing(self) -> Drawing:

@@ -7,17 +7,22 @@ import pytest
 import torch
 
 from pipeline import (
+    BoxSettings,
     FeatureCache,
+    Features,
     Preprocessing,
     Segmenter,
     TrainSettings,
     VocDataset,
     evaluate,
+    evaluate_boxes,
     extract,
+    fit_boxes,
     fit_dense,
     fit_sparse,
     load_backbone,
 )
+from pipeline.data import check_dataset, write_mask
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 WEIGHTS = "weights/squeezenet1_0-imagenet.safetensors"
@@ -80,3 +85,34 @@ def test_the_other_backbones_run_with_random_weights(
     fit_sparse(cache, head, estimator="logistic", options={"epochs": 5})
     fit_dense(cache, head, head, settings=TrainSettings(epochs=1))
     assert evaluate(cache, head)["pixel_accuracy"] > 0
+
+
+def test_animals_in_boxes(animals: VocDataset, shared_root: Path, tmp_path: Path) -> None:
+    """These real images have no instance masks: all pixels of a class count as one object here."""
+    for split in animals.splits():
+        for image_id in animals.image_ids(split):
+            mask = animals.read_mask(image_id)
+            labels = [label for label in np.unique(mask).tolist() if label not in (0, 255)]
+            numbers = np.zeros(256, np.uint8)
+            numbers[labels], numbers[255] = np.arange(1, 1 + len(labels)), 255
+            write_mask(animals.root / "SegmentationObject" / f"{image_id}.png", numbers[mask])
+    assert check_dataset(animals) == []
+
+    backbone = load_backbone("squeezenet1_0", weights=shared_root / WEIGHTS)
+    cache, head = tmp_path / "cache", tmp_path / "boxes.safetensors"
+    extract(animals, backbone, cache, preprocessing=Preprocessing(input_size="short:160"))
+    settings = BoxSettings(epochs=8, batch_size=1)
+    fit_boxes(cache, animals.root, head, features=Features(context=()), settings=settings)
+    found = evaluate_boxes(cache, animals.root, head, split="train")
+    objects = [o for i in animals.image_ids("train") for o in animals.read_instances(i).objects]
+    assert found["objects"] == len(objects)
+    filled = []  # what whole boxes would get
+    for image_id in animals.image_ids("train"):
+        true = animals.read_instances(image_id)
+        for thing in true.objects:
+            left, top, right, bottom = map(int, thing.box)
+            inside = true.mask[top:bottom, left:right]
+            filled.append((inside == thing.number).sum() / (inside != 255).sum())
+    assert found["mean_overlap"] > np.mean(filled) + 0.15
+    unseen = evaluate_boxes(cache, animals.root, head)
+    assert 0 <= unseen["mean_overlap"] <= 1

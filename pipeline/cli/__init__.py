@@ -16,6 +16,8 @@ _COMMANDS = {
     "fit-sparse": "pipeline.cli.fit:fit_sparse",
     "fit-dense": "pipeline.cli.fit:fit_dense",
     "evaluate": "pipeline.cli.evaluate:evaluate",
+    "fit-boxes": "pipeline.cli.boxes:fit_boxes",
+    "evaluate-boxes": "pipeline.cli.boxes:evaluate_boxes",
     "report": "pipeline.cli.report:report",
     "predict": "pipeline.cli.predict:predict",
     "cache": "pipeline.cli.cache:cache",

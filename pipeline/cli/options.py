@@ -86,15 +86,22 @@ def features_given(options: dict[str, Any]) -> bool:
     return any(options[name] is not None for name in _FEATURE_OPTIONS)
 
 
+def scopes_of(context: str | None) -> tuple[str, ...] | None:
+    """Turn the text of ``--context`` into a list of scopes; None if it was not given."""
+    if context is None:
+        return None
+    return () if context == "none" else tuple(context.split(","))
+
+
 def with_features(params: "Params", options: dict[str, Any]) -> "Params":
     """Put the values of :func:`feature_options` into the params, taking them out of ``options``."""
     from pipeline.params import override
 
     activation, context, count, seed = (options.pop(name) for name in _FEATURE_OPTIONS)
-    scopes = None if context is None else () if context == "none" else tuple(context.split(","))
+    features = {"activation": activation, "context": scopes_of(context)}
     return params.model_copy(
         update={
-            "features": override(params.features, {"activation": activation, "context": scopes}),
+            "features": override(params.features, features),
             "samples": override(params.samples, {"pixels_per_class": count, "seed": seed}),
         }
     )

@@ -33,6 +33,8 @@ def test_the_commands_are_those_of_the_contract() -> None:
         "fit-sparse",
         "fit-dense",
         "evaluate",
+        "fit-boxes",
+        "evaluate-boxes",
         "report",
         "predict",
         "cache info",
@@ -73,7 +75,8 @@ def test_every_option_is_explained(words: tuple[str, ...]) -> None:
 def test_first_page_lists_the_commands_in_working_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    names = ["data", "extract", "fit-sparse", "fit-dense", "evaluate", "report", "predict", "cache"]
+    names = ["data", "extract", "fit-sparse", "fit-dense", "evaluate", "fit-boxes"]
+    names += ["evaluate-boxes", "report", "predict", "cache"]
     listing = out.partition("Commands:\n")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in listing.splitlines()] == names
     assert "A first run" in out
