@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline import Features, TrainSettings, VocDataset, load_head
 from pipeline.cache import read_samples
 from pipeline.cli import main
+from pipeline.data import SCENE_CLASSES
 from pipeline.stages.inspect import inspect_cache
 
 PARAMS = """
@@ -135,7 +136,7 @@ def test_data_reads_the_file_too(folder: Path, pipeline: Callable[..., str], cap
     Path("params.yaml").write_text("data: {classes: [ground, thing], void: 254}")
     assert main(["data", "check", "a"]) == 1
     assert "there are 2 classes and void is 254" in capsys.readouterr().out
-    names = "a,b,c,d,e,f,g"
+    names = ",".join(SCENE_CLASSES)  # the annotation files name them too
     assert f"classes: {names.replace(',', ', ')} (void: 255)" in pipeline(
         f"data check a --classes {names} --void 255"
     )
