@@ -41,7 +41,7 @@ class ShardWriting:
         Which pixel samples to draw.
     dataset : str
         Name of the data set.
-    compression : {None, "gzip", "lzf"}
+    compression : {None, "gzip"}
     progress : Progress
     """
 
@@ -50,7 +50,7 @@ class ShardWriting:
     records: ImageRecords
     drawing: Drawing
     dataset: str
-    compression: Literal["gzip", "lzf"] | None
+    compression: Literal["gzip"] | None
     progress: Progress
 
     def write(
