@@ -18,13 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pipeline.classifiers import Layers, load_estimator
 from pipeline.errors import ClassifierError, HeadError, ParamsError
-from pipeline.hypercolumn import DenseHead, Features, hypercolumns_at
+from pipeline.hypercolumn import MAX_GRID, DenseHead, Features, hypercolumns_at
 from pipeline.identity import Identity
 from pipeline.tensorfile import one_line, read_tensors, write_tensors
 
@@ -57,6 +57,9 @@ class HeadInfo(BaseModel):
         What is made of the cached maps.
     activation : str
         Between the layers.
+    grid : int
+        K of a K x K grid of location-specific classifiers: the last layer has the rows of one after
+        the other. 1 for one classifier.
     settings : dict
         The parameters of the run that made it.
     metrics : dict
@@ -76,6 +79,7 @@ class HeadInfo(BaseModel):
     identity: Identity
     features: Features
     activation: str = "relu"
+    grid: int = Field(default=1, ge=1, le=MAX_GRID)
     settings: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     held_out: tuple[str, ...] = ()
@@ -126,6 +130,7 @@ class Head:
             channels=info.channels,
             geometry=info.identity.geometry,
             activation=layers.activation,
+            grid=info.grid,
         )
         return cls(
             info.model_copy(update={"activation": layers.activation}),
@@ -159,8 +164,8 @@ class Head:
         Returns
         -------
         Tensor of float32, shape (n_classes, H, W)
-            Logits of a dense head; probabilities, or votes of 0 and 1, of an estimator. The
-            largest is the prediction.
+            Logits of a dense head, or log probabilities if it is a grid of classifiers;
+            probabilities, or votes of 0 and 1, of an estimator. The largest is the prediction.
         """
         with torch.no_grad():
             used = self.info.features.apply(maps)
@@ -290,6 +295,7 @@ def _dense_head(info: HeadInfo, tensors: dict[str, Tensor]) -> Head:
         channels=info.channels,
         geometry=info.identity.geometry,
         activation=info.activation,
+        grid=info.grid,
     )
     if dense.n_classes != (named := len(info.identity.classes)):
         raise HeadError(f"it scores {dense.n_classes} classes, but names {named}")

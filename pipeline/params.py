@@ -19,7 +19,7 @@ from pipeline.boxes import BoxSettings, Task
 from pipeline.cache import Drawing
 from pipeline.data.files import require_file
 from pipeline.errors import DataError, ParamsError
-from pipeline.hypercolumn import Features
+from pipeline.hypercolumn import MAX_GRID, Features
 from pipeline.training import TrainSettings
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -93,6 +93,7 @@ class FitSparseParams(_Section):
     split: str = "train"
     estimator: str = "mlp"
     options: dict[str, Any] = {}
+    grid: int = Field(default=1, ge=1, le=MAX_GRID)
     holdout: float = Field(default=0.1, ge=0, lt=1)
     max_samples: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, le=_MAX_SEED)

@@ -30,8 +30,10 @@ class FitResult:
         The same among the held-out samples of each class that has any.
     heldout_groups : tuple
         The groups that were held out, all of them whole; empty where single samples were.
-    n_train, n_heldout, n_unused : int
-        Samples fitted on for that accuracy, held out, and neither, as there were too many.
+    fitted_on : ndarray of int64, shape (n_train,)
+        The samples that were fitted on for that accuracy.
+    n_heldout, n_unused : int
+        Samples held out, and neither held out nor fitted on, as there were too many.
     seconds : float
         All of it took.
     """
@@ -40,10 +42,15 @@ class FitResult:
     heldout_accuracy: float | None
     heldout_per_class: Mapping[int, float]
     heldout_groups: tuple[Any, ...]
-    n_train: int
+    fitted_on: NDArray[np.int64]
     n_heldout: int
     n_unused: int
     seconds: float
+
+    @property
+    def n_train(self) -> int:
+        """Samples that were fitted on."""
+        return len(self.fitted_on)
 
 
 def fit_classifier(
@@ -124,7 +131,7 @@ def fit_classifier(
         heldout_accuracy=accuracy,
         heldout_per_class=per_class,
         heldout_groups=() if groups is None else _whole_groups(groups, held),
-        n_train=len(train),
+        fitted_on=train,
         n_heldout=int(held.sum()),
         n_unused=len(y) - len(train) - int(held.sum()),
         seconds=time.perf_counter() - start,

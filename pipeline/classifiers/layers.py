@@ -74,11 +74,15 @@ class Layers:
         -------
         ndarray of float64, shape (n, n_classes)
         """
+        return np.asarray(self.last_inputs(X) @ self.weights[-1].T + self.biases[-1])
+
+    def last_inputs(self, X: ArrayLike) -> Array:
+        """Give what the last layer is applied to, (n, in), for hypercolumns (n, D)."""
         x = (np.asarray(X, np.float64) - self.input_mean) / self.input_scale
         activate = ACTIVATIONS[self.activation]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = activate(x @ weight.T + bias)
-        return np.asarray(x @ self.weights[-1].T + self.biases[-1])
+        return x
 
     def folded(self) -> "Layers":
         """Give the same function on the raw input: ``W / sigma`` and ``b - W mu / sigma``."""

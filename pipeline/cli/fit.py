@@ -27,6 +27,8 @@ from pipeline.cli.options import (
     "  pipeline fit-sparse --cache cache/vgg11 --out linear.safetensors --estimator logistic\n"
     "  pipeline fit-sparse --cache cache/vgg11 --out mlp.safetensors --option hidden=256 \\\n"
     "                      --option epochs=50 --pixels-per-class 20\n"
+    "  pipeline fit-sparse --cache cache/vgg11 --out grid.safetensors --estimator logistic \\\n"
+    "                      --grid 5\n"
     "  pipeline fit-sparse --cache cache/vgg11 --out lda.safetensors \\\n"
     "                      --estimator sklearn.discriminant_analysis:LinearDiscriminantAnalysis\n"
     "\b\n"
@@ -45,6 +47,12 @@ from pipeline.cli.options import (
     metavar="NAME=VALUE",
     help="A setting of the estimator, such as hidden=256, epochs=50, batch_size=full, "
     "learning_rate=0.001, alpha=0.0001. Repeat for more.",
+)
+@click.option(
+    "--grid",
+    type=int,
+    metavar="K",
+    help="A grid of K x K classifiers over the image, interpolated [default: 1].",
 )
 @click.option("--split", help="Whose samples to fit on [default: train].")
 @click.option(
@@ -85,6 +93,7 @@ def fit_sparse(
         split=chosen.split,
         estimator=chosen.estimator,
         options=chosen.options,
+        grid=chosen.grid,
         drawing=params.drawing() if asked else None,
         holdout=chosen.holdout,
         seed=chosen.seed,

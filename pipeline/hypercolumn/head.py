@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import HeadError
 from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.grid import block_weights, log_probability
 from pipeline.hypercolumn.projection import Projection
 
 ACTIVATIONS = {
@@ -33,7 +34,8 @@ class DenseHead(nn.Module):
     Parameters
     ----------
     weights : sequence of Tensor, (K_1, D), (K_2, K_1), ...
-        One matrix per layer; the last one's rows are the classes.
+        One matrix per layer; the last one's rows are the classes, for one classifier of the grid
+        after the other.
     biases : sequence of Tensor, (K_1,), (K_2,), ...
         One vector per layer.
     channels : sequence of int
@@ -42,6 +44,9 @@ class DenseHead(nn.Module):
         How maps lie on the image.
     activation : {"relu", "tanh", "logistic", "identity"}
         Between the layers.
+    grid : int
+        K of a K x K grid of location-specific classifiers, see :mod:`pipeline.hypercolumn.grid`;
+        1 for one classifier.
 
     Raises
     ------
@@ -57,6 +62,7 @@ class DenseHead(nn.Module):
         channels: Sequence[int],
         geometry: Geometry = "half_pixel",
         activation: str = "relu",
+        grid: int = 1,
     ) -> None:
         super().__init__()
         widths = [sum(channels), *(len(w) for w in weights)]
@@ -68,20 +74,23 @@ class DenseHead(nn.Module):
             )
         if activation not in ACTIVATIONS:
             raise HeadError(f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}")
+        if widths[-1] % grid**2:
+            raise HeadError(f"{widths[-1]} outputs are none for a grid of {grid} x {grid}")
         self.channels = tuple(channels)
         self.geometry: Geometry = geometry
         self.activation = activation
+        self.grid = grid
         self.weights = nn.ParameterList(_parameter(w) for w in weights)
         self.biases = nn.ParameterList(_parameter(b) for b in biases)
 
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        return len(self.biases[-1])
+        return len(self.biases[-1]) // self.grid**2
 
     @torch.no_grad()
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Compute the logits of every pixel of an image.
+        """Compute the logits of every pixel of an image; on a grid, the log probabilities.
 
         To train a head, take :func:`pipeline.hypercolumn.head_loss`: no gradient flows from here.
 
@@ -97,13 +106,17 @@ class DenseHead(nn.Module):
         Tensor of shape (n_classes, H, W)
         """
         first = Projection(maps, size, self.geometry, len(self.weights[0]))
-        logits = maps[0].new_empty(self.n_classes, *size)
+        scores = maps[0].new_empty(self.n_classes, *size)
         for start, stop, pixels in first.blocks(self.weights[0], self.biases[0]):
-            logits[:, start:stop] = self._classify(pixels).reshape(-1, stop - start, size[1])
-        return logits
+            values = self._classify(pixels)
+            if self.grid > 1:
+                weights = block_weights(size, self.grid, start, stop, values.device)
+                values = log_probability(values, weights)
+            scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
+        return scores
 
     def _classify(self, pixels: Tensor) -> Tensor:
-        """Turn the first layer's outputs (n, K_1), which are overwritten, into (n_classes, n)."""
+        """Turn the first layer's outputs (n, K_1), overwritten, into the last one's (., n)."""
         values = pixels.T
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             values = torch.addmm(bias[:, None], weight, ACTIVATIONS[self.activation](values))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.grid import block_weights, cross_entropy_gradient
 from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
 from pipeline.hypercolumn.projection import Projection
 
@@ -58,7 +59,7 @@ class Target:
     smoothing: Tensor
     normalizer: float
 
-    def loss(self, logits: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def loss(self, logits: Tensor, start: int, stop: int, grid: int = 1) -> tuple[Tensor, Tensor]:
         """Compute the cross-entropy of some rows of the image, and its gradient.
 
         The target of a pixel of class y is ``(1 - sum(smoothing)) * onehot(y) + smoothing``, and
@@ -67,8 +68,11 @@ class Target:
         Parameters
         ----------
         logits : Tensor of float32, shape (n_classes, (stop - start) * W)
+            On a grid those of all its classifiers, one after the other.
         start, stop : int
             Rows of the image.
+        grid : int
+            K of the grid.
 
         Returns
         -------
@@ -78,11 +82,16 @@ class Target:
         """
         true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
         share = 1 - self.smoothing.sum()
-        log_p = logits.log_softmax(dim=0)
-        likelihood = share * log_p.gather(0, true[None])[0] + self.smoothing @ log_p
-        gradient = log_p.exp_().sub_(self.smoothing[:, None])
-        gradient.scatter_add_(0, true[None], -share.expand(1, len(true)))
-        return -likelihood.dot(weights), gradient.mul_(weights)
+        target = self.smoothing[:, None].repeat(1, len(true))
+        target.scatter_add_(0, true[None], share.expand(1, len(true)))
+        if grid == 1:
+            log_p = logits.log_softmax(dim=0)
+            gradient = log_p.exp().sub_(target)
+        else:
+            size = (self.label.shape[0], self.label.shape[1])
+            cells = block_weights(size, grid, start, stop, logits.device)
+            log_p, gradient = cross_entropy_gradient(logits, cells, target)
+        return -target.mul_(log_p).sum(dim=0).dot(weights), gradient.mul_(weights)
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
@@ -123,7 +132,7 @@ def head_loss(
         head.biases[0] if bias is None else bias,
     )
     loss: Tensor = _ImageLoss.apply(
-        maps, head.geometry, head.activation, target, *first, *head.later
+        maps, head.geometry, head.activation, head.grid, target, *first, *head.later
     )
     return loss
 
@@ -137,6 +146,7 @@ class _ImageLoss(torch.autograd.Function):
         maps: Sequence[Tensor],
         geometry: Geometry,
         activation: str,
+        grid: int,
         target: Target,
         weight: Tensor,
         bias: Tensor,
@@ -153,7 +163,7 @@ class _ImageLoss(torch.autograd.Function):
             of_first = first.gradient()
             total = torch.zeros((), device=weight.device)
             for start, stop, pixels in first.blocks(weight.to(dtype), bias.to(dtype)):
-                loss, gradient = target.loss(layers.forward(pixels.T).float(), start, stop)
+                loss, gradient = target.loss(layers.forward(pixels.T).float(), start, stop, grid)
                 of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
                 total += loss
             gradients = (*of_first.sums(weight.shape[1]), *layers.gradients)
@@ -164,7 +174,7 @@ class _ImageLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients, times that of the loss."""
-        return (None, None, None, None, *(scale * gradient for gradient in ctx.saved_tensors))
+        return (None, None, None, None, None, *(scale * gradient for gradient in ctx.saved_tensors))
 
 
 class _Layers:
@@ -177,7 +187,7 @@ class _Layers:
         self._inputs: list[Tensor] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Turn the first layer's outputs (K_1, n), overwritten, into logits (n_classes, n)."""
+        """Turn the first layer's outputs (K_1, n), overwritten, into the last one's."""
         self._inputs = []
         for weight, bias in zip(self._layers[::2], self._layers[1::2], strict=True):
             self._inputs.append(self._activate(pixels))

@@ -164,6 +164,7 @@ def fit_dense(
             identity=begin.info.identity,
             features=begin.info.features,
             activation=begin.info.activation,
+            grid=begin.info.grid,
             settings={
                 "sparse": begin.info.settings,
                 **settings.model_dump(mode="json"),

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.cache import (
     CachedSplit,
     Drawing,
@@ -20,9 +22,20 @@ from pipeline.cache import (
     samples_drawing,
     samples_path,
 )
-from pipeline.classifiers import dump_estimator, fit_classifier, is_dense, make_estimator, to_layers
+from pipeline.classifiers import (
+    FitResult,
+    Layers,
+    dump_estimator,
+    fit_classifier,
+    is_dense,
+    make_estimator,
+    to_layers,
+)
+from pipeline.classifiers.grid import Places, fit_grid, predict_grid
+from pipeline.errors import ClassifierError, ParamsError
 from pipeline.folders import make_folder
 from pipeline.heads import Head, HeadInfo, save_head
+from pipeline.hypercolumn import MAX_GRID
 from pipeline.progress import Progress, Silent
 from pipeline.software import versions
 
@@ -63,6 +76,7 @@ def fit_sparse(
     split: str = "train",
     estimator: str = "mlp",
     options: Mapping[str, Any] | None = None,
+    grid: int = 1,
     drawing: Drawing | None = None,
     holdout: float = 0.1,
     seed: int = 0,
@@ -84,6 +98,9 @@ def fit_sparse(
         A name in :data:`pipeline.classifiers.ESTIMATORS`, or ``package.module:Class``.
     options : mapping, optional
         The estimator's settings, see :func:`pipeline.classifiers.make_estimator`.
+    grid : int
+        K of a K x K grid of location-specific classifiers over the image, see
+        :mod:`pipeline.classifiers.grid`; 1 for one classifier.
     drawing : Drawing, optional
         Which samples to use. Those in the cache are, if they were drawn in this way or if nothing
         is asked for; otherwise they are drawn anew, into a nameless file beside ``out``.
@@ -108,12 +125,14 @@ def fit_sparse(
     CacheError
         If the cache cannot be used.
     ClassifierError
-        If the estimator cannot be built or fitted on these samples.
+        If the estimator cannot be built or fitted on these samples, or cannot become a grid.
     WriteError
         If the head, or samples that are drawn anew, cannot be written.
     """
     out, progress = Path(out), progress or Silent()
     settings = dict(options or {})
+    if not 1 <= grid <= MAX_GRID:
+        raise ParamsError(f"a grid of {grid} x {grid} is none; give 1 to {MAX_GRID}")
     unfitted = make_estimator(estimator, seed=seed, **settings)  # a misspelt option fails at once
     with closing(FeatureCache(cache)) as opened:
         identity = opened.identity
@@ -130,6 +149,18 @@ def fit_sparse(
                 seed=seed,
                 max_samples=max_samples,
             )
+            dense = is_dense(fit.estimator)
+            layers, accuracy = None, fit.heldout_accuracy
+            if dense:
+                layers = to_layers(fit.estimator, len(identity.classes))
+            if grid > 1:
+                if layers is None:
+                    raise ClassifierError(
+                        f"{estimator} predicts in blocks and cannot become a grid of classifiers; "
+                        "take mlp, logistic, svm or sgd"
+                    )
+                progress.say(f"fitting {grid} x {grid} of it")
+                layers, accuracy = _on_grid(layers, samples, opened[split], fit, grid, seed)
     if fit.n_unused:
         progress.say(
             f"{fit.n_unused} samples were left out at random, {fit.n_train} were fitted on; "
@@ -140,9 +171,11 @@ def fit_sparse(
         estimator=estimator,
         identity=identity,
         features=samples.drawing.features,
+        grid=grid,
         settings={
             "split": split,
             "options": settings,
+            "grid": grid,
             "drawing": samples.drawing.model_dump(mode="json"),
             "holdout": holdout,
             "seed": seed,
@@ -150,19 +183,34 @@ def fit_sparse(
         },
         held_out=tuple(samples.image_ids[i] for i in fit.heldout_groups),
         metrics={
-            "heldout_sample_accuracy": fit.heldout_accuracy,
+            "heldout_sample_accuracy": accuracy,
             "samples": len(samples),
             "fitted_samples": fit.n_train,
         },
         software=versions(),
     )
-    dense = is_dense(fit.estimator)
-    if dense:
-        save_head(out, Head.from_layers(to_layers(fit.estimator, len(identity.classes)), info))
+    if layers is not None:
+        save_head(out, Head.from_layers(layers, info))
     else:
         stored = dump_estimator(fit.estimator, trusted=trusted)
         save_head(out, Head(info, estimator=fit.estimator), estimator_bytes=stored)
-    return FitSparseResult(out, fit.heldout_accuracy, len(samples), fit.n_train, dense)
+    return FitSparseResult(out, accuracy, len(samples), fit.n_train, dense)
+
+
+def _on_grid(
+    layers: Layers, samples: StoredSamples, split: CachedSplit, fit: FitResult, grid: int, seed: int
+) -> tuple[Layers, float | None]:
+    """Fit a grid of classifiers, and measure it on the images that were held out."""
+    sizes = np.array([split.size(image_id) for image_id in samples.image_ids], np.int64)
+    height, width = sizes[samples.image].T
+    places = Places(samples.y, samples.x, height, width)
+    rest = np.flatnonzero(np.isin(samples.image, fit.heldout_groups))
+    X, y = samples.features, samples.label
+    fitted = fit_grid(layers, X, y, places, fit.fitted_on, grid=grid, seed=seed)
+    if not len(rest):
+        return fitted, None
+    predicted = predict_grid(fitted, X, places, rest, grid=grid)
+    return fitted, float((predicted == y[rest]).mean())
 
 
 def _samples(

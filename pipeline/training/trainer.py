@@ -105,6 +105,7 @@ class DenseTrainer:
             channels=dense.channels,
             geometry=dense.geometry,
             activation=dense.activation,
+            grid=dense.grid,
         ).to(device)
         width = sum(dense.channels)
         mean = torch.zeros(width) if head.input_mean is None else head.input_mean
@@ -189,6 +190,7 @@ class DenseTrainer:
                 channels=self._head.channels,
                 geometry=self._head.geometry,
                 activation=self._head.activation,
+                grid=self._head.grid,
             )
 
     def state(self) -> dict[str, Tensor]:
