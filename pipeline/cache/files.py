@@ -62,38 +62,37 @@ def written_hdf5(
     """
     with written_whole(path) as file:
         storage = _Storage(file)
+        hdf5: h5py.File | None = None
+        # All in one: were there a second generator, Ctrl-C could close the file before HDF5's.
         try:
-            with _made_in(storage, 512 if userblock else 0) as hdf5:
-                yield hdf5
+            with uninterrupted():
+                hdf5 = _new_hdf5(storage, 512 if userblock else 0)
+            yield hdf5
+            with uninterrupted():
+                hdf5.close()
             if userblock is not None:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
                 file.write(userblock(size))
         finally:
+            if hdf5 is not None:
+                with uninterrupted():
+                    hdf5.close()
             if storage.error is not None:
                 raise storage.error
 
 
-@contextmanager
-def _made_in(storage: "_Storage", userblock_size: int) -> Iterator[h5py.File]:
-    hdf5: h5py.File | None = None
-    try:
-        with uninterrupted():
-            # Since format 1.10 HDF5 checks its own structures; in older ones damage crashes it.
-            hdf5 = h5py.File(
-                storage,
-                "w",
-                track_order=True,
-                libver="v110",
-                userblock_size=userblock_size,
-                alignment_threshold=1,
-                alignment_interval=ALIGNED if userblock_size else 1,
-            )
-        yield hdf5
-    finally:
-        if hdf5 is not None:
-            with uninterrupted():
-                hdf5.close()
+def _new_hdf5(storage: "_Storage", userblock_size: int) -> h5py.File:
+    # Since format 1.10 HDF5 checks its own structures; in older ones damage crashes it.
+    return h5py.File(
+        storage,
+        "w",
+        track_order=True,
+        libver="v110",
+        userblock_size=userblock_size,
+        alignment_threshold=1,
+        alignment_interval=ALIGNED if userblock_size else 1,
+    )
 
 
 def chunk_offset(dataset: h5py.h5d.DatasetID) -> int:

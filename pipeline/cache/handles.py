@@ -10,7 +10,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -75,6 +77,7 @@ class ShardFile:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise cannot_open(path, error) from error
+        self._close = partial(os.close, self._descriptor)
         found = os.fstat(self._descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise no_file(path)
@@ -96,9 +99,8 @@ class ShardFile:
         except UNREADABLE as error:
             raise damaged(path, "its header is damaged", error) from error
 
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+    # No function of Python's: Ctrl-C would be lost in one, as all that is raised there is.
+    __del__ = property(attrgetter("_close"))
 
     def read(self, part: Extent) -> Stored:
         """Read a part of the file as it is.

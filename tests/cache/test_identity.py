@@ -24,6 +24,7 @@ CHANGES = [
     ("preprocessing", {"normalization": "raw", "input_size": "224"}),
     ("geometry", "align_corners"),
     ("dtype", "int8"),
+    ("compute", "bfloat16"),
     ("classes", ("ground", "cow")),
     ("classes", ("cow", "ground", "Schäfchen")),
     ("void", 254),

@@ -92,7 +92,7 @@ def test_info_names_what_is_missing_and_what_cannot_be_read(run: Run, copy: Path
     assert rows["split val"].endswith(", no samples")
     assert "made from" not in rows
     problems = out.splitlines()[-2:]
-    assert problems[0].startswith(f"{shard}: not a readable HDF5 file; run 'pipeline cache repair'")
+    assert problems[0].startswith(f"{shard}: its header is damaged; run 'pipeline cache repair'")
     assert problems[1].startswith(f"{copy / 'manifest.json'}: no such file")
     assert json.loads(run("info", copy, "--json")[1])["problems"] == problems
 

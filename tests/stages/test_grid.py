@@ -23,7 +23,7 @@ from pipeline.hypercolumn.grid import grid_weights
 from pipeline.stages.evaluate import score_image
 
 CPU = torch.device("cpu")
-OPTIONS = {"mlp": {"hidden": 8, "epochs": 3}, "torch-mlp": {"hidden": 8, "epochs": 3}}
+OPTIONS = {"mlp": {"hidden": 8, "epochs": 3}}
 
 
 def slow_probabilities(head, columns, weights):
@@ -36,7 +36,7 @@ def slow_probabilities(head, columns, weights):
     return torch.einsum("nkc,kn->nc", logits.softmax(dim=2), weights).detach()
 
 
-@pytest.mark.parametrize("estimator", ["mlp", "torch-mlp", "logistic", "svm", "sgd"])
+@pytest.mark.parametrize("estimator", ["mlp", "logistic", "svm", "sgd"])
 def test_a_grid_of_every_dense_estimator(cache, tmp_path, estimator):
     options = OPTIONS.get(estimator, {"epochs": 3})
     result = fit_sparse(
