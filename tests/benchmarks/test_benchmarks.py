@@ -58,7 +58,7 @@ def test_extract(settings: Settings) -> None:
 
 def test_reading(settings: Settings) -> None:
     rows = check(reading.run(settings), settings)
-    assert rows["squeezenet1_0, int8: fromfile / reading as stored"].goal == at_least(0.8)
+    assert rows["squeezenet1_0, int8: fromfile / reading maps as stored"].goal == at_least(0.8)
 
 
 def test_step(settings: Settings) -> None:
