@@ -27,7 +27,7 @@ from pipeline.identity import FORMAT_VERSION
 
 _OPEN_FILES = 32
 _PIECE = 1 << 22
-"""Bytes that are digested while the next ones are read; for fewer, threads cost more than they save."""
+"""Bytes that are digested while the next ones are read; for fewer, threads cost more than that."""
 
 _GAP = 1 << 14
 """Bytes between parts that are read in passing: as long as another call would take."""
