@@ -4,7 +4,7 @@ python benchmarks/integrity.py
 
 draws scenes, extracts them at 224x224 in every dtype, and writes
 ``benchmarks/results/integrity.json`` and ``integrity.md``. For each image in turn, in one process:
-read its maps and its label as training does (HDF5, digests, decoding to float32), and the same with
+read its maps and its label as training does (digests, decoding to float32), and the same with
 the digests left out, one after the other in changing order. The files are in the operating system's
 cache: from a slower disk the share is smaller.
 """
