@@ -26,7 +26,7 @@ LAYERS = (
     {"training"},
     {"boxes", "heads"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
-    {"identity", "hypercolumn", "names", "progress", "software", "wholefile"},
+    {"adam", "identity", "hypercolumn", "names", "progress", "software", "wholefile"},
     {"locks"},
     {"folders"},
     {"errors"},

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pipeline.adam import AdamW
 from pipeline.boxes.grid import Size
 from pipeline.boxes.heat_maps import box_columns, box_logits, own_logits
 from pipeline.boxes.targets import NOT_COUNTED
@@ -161,26 +162,17 @@ class BoxTrainer:
         shape = (targets, settings.grid**2, len(mean))
         self._weight = torch.zeros(shape, device=mean.device, requires_grad=True)
         self._bias = torch.zeros(shape[:2], device=mean.device, requires_grad=True)
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [self._weight], "weight_decay": settings.weight_decay},
-                {"params": [self._bias], "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-        )
+        self._optimizer = AdamW([([self._weight], settings.weight_decay), ([self._bias], 0.0)])
         self._steps, self._total_steps = 0, settings.epochs * steps_per_epoch
 
     def step(self, batch: Sequence[TrainingImage]) -> float:
-        """Take one optimiser step.
+        """Take one optimiser step on images with at least one box between them.
 
         Returns
         -------
         float
             The loss: the mean over boxes of the mean cross-entropy over their points that count.
         """
-        progress = self._steps / self._total_steps
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
         self._optimizer.zero_grad()
         count = sum(len(image.boxes) for image in batch)
         loss = 0.0
@@ -189,7 +181,9 @@ class BoxTrainer:
                 of_box = self._loss(image, box) / count
                 of_box.backward()  # type: ignore[no-untyped-call]
                 loss += float(of_box.detach())
-        self._optimizer.step()
+        progress = self._steps / self._total_steps
+        rate = self._settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        self._optimizer.step(rate)
         self._steps += 1
         return loss
 

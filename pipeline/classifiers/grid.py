@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from pipeline.adam import AdamW
 from pipeline.classifiers.layers import Layers
 from pipeline.classifiers.rows import Rows
 from pipeline.hypercolumn.grid import cross_entropy_gradient, grid_weights, log_probability
@@ -91,7 +92,7 @@ def fit_grid(
     begin = [torch.from_numpy(a).float() for a in (layers.weights[-1], layers.biases[-1])]
     weight, bias = (torch.cat([a] * cells) for a in begin)
     shared = weight.clone()
-    optimizer = torch.optim.Adam([weight, bias], lr=_LEARNING_RATE, fused=True)
+    optimizer = AdamW([([weight, bias], 0.0)])
     generator = np.random.default_rng(seed)
     for _ in range(_EPOCHS):
         for batch in _batches(generator.permutation(chosen)):
@@ -102,7 +103,7 @@ def fit_grid(
             gradient /= len(batch)
             weight.grad = torch.addmm(weight - shared, gradient, inputs, beta=_HOLD)
             bias.grad = gradient.sum(dim=1)
-            optimizer.step()
+            optimizer.step(_LEARNING_RATE)
     return replace(
         layers,
         weights=(*layers.weights[:-1], weight.double().numpy()),

@@ -21,6 +21,7 @@ from sklearn.utils.validation import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pipeline.adam import AdamW
 from pipeline.classifiers.layers import ACTIVATIONS
 from pipeline.classifiers.rows import Rows
 from pipeline.errors import ClassifierError
@@ -229,7 +230,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weights: Tensor,
         random: RandomState,
     ) -> list[float]:
-        adam = torch.optim.Adam(parameters, lr=self.learning_rate)
+        adam = AdamW([(parameters, 0.0)])
         order = np.arange(len(X))
         curve: list[float] = []
         while len(curve) < self.epochs and not self._is_over(curve):
@@ -239,7 +240,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 batch = order[start : start + self.batch_size]
                 adam.zero_grad()
                 total += self._backward(parameters, X, codes, class_weights, batch) * len(batch)
-                adam.step()
+                adam.step(self.learning_rate)
             curve.append(float(total) / len(X))
             if not np.isfinite(curve[-1]):
                 raise ClassifierError(

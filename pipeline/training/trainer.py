@@ -14,10 +14,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pipeline.adam import AdamW
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.hypercolumn import DenseHead, Target, head_loss
-from pipeline.training.adam import AdamW
 from pipeline.training.balance import ClassWeights, inverse_frequency
 from pipeline.training.team import Team
 

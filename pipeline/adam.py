@@ -17,7 +17,8 @@ class AdamW:
     Parameters
     ----------
     groups : sequence of (parameters, weight decay)
-        Leaves that require gradients, and what they decay by, relative to the learning rate.
+        What is trained, and what it decays by, relative to the learning rate. Without decay the
+        steps are those of Adam (Kingma and Ba, ICLR 2015).
     """
 
     def __init__(self, groups: Sequence[tuple[Sequence[Tensor], float]]) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from pipeline.training.adam import AdamW
+from pipeline.adam import AdamW
 
 
 def parameters():
@@ -46,7 +46,7 @@ def test_steps_are_those_of_torch(decay):
 def test_torchs_compiler_is_not_imported():
     program = """
 import sys, torch
-from pipeline.training.adam import AdamW
+from pipeline.adam import AdamW
 leaf = torch.ones(2, requires_grad=True)
 adam = AdamW([([leaf], 0.1)])
 leaf.square().sum().backward()

@@ -1,0 +1,39 @@
+"""What commands load: torch takes seconds to import, and its compiler as long again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline import VocDataset
+
+
+def loaded_by(*commands: tuple[object, ...], folder: Path) -> set[str]:
+    """Run commands in one new process and give the modules that it has imported after them."""
+    lines = [[str(word) for word in command] for command in commands]
+    program = f"""
+import sys
+from pipeline.cli import main
+for arguments in {lines!r}:
+    assert main(arguments) == 0
+print(*sys.modules, file=open("modules", "w"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return set((folder / "modules").read_text().split())
+
+
+def test_fitting_does_not_load_torchs_compiler(
+    cache: Path, scenes: VocDataset, tmp_path: Path
+) -> None:
+    boxes = ("--dataset", scenes.root, "--grid", 2, "--points", 12, "--epochs", 1)
+    small = ("--option", "hidden=4", "--option", "epochs=1")
+    loaded = loaded_by(
+        ("fit-sparse", "--cache", cache, "--out", "sparse", "--grid", 2, *small),
+        ("fit-dense", "--cache", cache, "--init", "sparse", "--out", "dense", "--epochs", 1),
+        ("fit-boxes", "--cache", cache, "--out", "boxes", *boxes),
+        folder=tmp_path,
+    )
+    assert "torch" in loaded
+    assert "torch._dynamo" not in loaded
