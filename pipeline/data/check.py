@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.images import read_image
+from pipeline.data.labels import require_labels, require_size
+from pipeline.data.layout import ANNOTATIONS, IMAGES, INSTANCE_MASKS, MASKS, SPLITS
+from pipeline.data.listings import parse_split
 from pipeline.data.palette import read_mask
-from pipeline.data.voc import VocDataset, parse_split
+from pipeline.data.voc import VocDataset
 from pipeline.errors import DataError
 from pipeline.progress import Progress, Silent
 
@@ -56,7 +59,7 @@ def check_dataset(dataset: VocDataset, *, progress: Progress | None = None) -> l
     problems = []
     splits_of: dict[str, list[str]] = {}
     if not dataset.splits():
-        folder = dataset.root / "ImageSets" / "Segmentation"
+        folder = dataset.root / SPLITS
         what = f"{folder} holds no split file: write one, such as train.txt"
         problems.append(Problem("", "", folder, what))
     for split in dataset.splits():
@@ -96,7 +99,7 @@ def _check_image(
 ) -> Iterator[tuple[Path, str]]:
     """Yield each file of an image that is not in order, and what is wrong with it."""
     size = None
-    image_path = dataset.root / "JPEGImages" / image_id
+    image_path = dataset.root / IMAGES.folder / image_id
     try:
         image_path = dataset.image_path(image_id)
         height, width, _ = read_image(image_path).shape
@@ -105,7 +108,7 @@ def _check_image(
         yield image_path, str(error)
     if not needs_mask and not _has_mask(dataset, image_id):
         return
-    path = dataset.root / "SegmentationClass" / image_id
+    path = dataset.root / MASKS.folder / image_id
     try:
         path = dataset.mask_path(image_id)
         mask = read_mask(path)
@@ -114,27 +117,27 @@ def _check_image(
         return
     # Apart, so that a mask of the wrong size is searched for wrong labels too.
     try:
-        dataset.require_labels(path, mask)
+        require_labels(path, mask, n_classes=len(dataset.classes), void=dataset.void)
     except DataError as error:
         yield path, str(error)
     if size is None:
         return
     try:
-        dataset.require_size(path, mask, image_path, size)
+        require_size(path, mask, image_path, size)
     except DataError as error:
         yield path, str(error)
 
 
 def _check_objects(dataset: VocDataset, image_id: str) -> list[tuple[Path, str]]:
     """List each file on the objects of an image that is not in order, and what is wrong with it."""
-    if dataset.has_annotation(image_id):
-        try:
-            dataset.read_annotation(image_id)
-        except DataError as error:
-            return [(dataset.root / "Annotations" / f"{image_id}.xml", str(error))]
-    if dataset.has_instance_mask(image_id):
-        try:
-            dataset.read_instances(image_id)
-        except DataError as error:
-            return [(dataset.root / "SegmentationObject" / f"{image_id}.png", str(error))]
+    for part, read in (
+        (ANNOTATIONS, dataset.read_annotation),
+        (INSTANCE_MASKS, dataset.read_instances),
+    ):
+        if part.holds(dataset.root, image_id):
+            try:
+                read(image_id)
+            except DataError as error:
+                path = dataset.root / part.folder / f"{image_id}{part.suffixes[0]}"
+                return [(path, str(error))]
     return []

@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.data.annotations import AnnotatedObject, Box, Keypoint, write_annotation
 from pipeline.data.drawing import HUES, THINGS, Field, Thing, smooth_noise, soft_step, tone
+from pipeline.data.layout import ANNOTATIONS, IMAGES, INSTANCE_MASKS, MASKS, SPLITS
 from pipeline.data.palette import write_mask
 from pipeline.errors import DataError
 from pipeline.progress import Progress, Silent
@@ -28,8 +29,7 @@ SCENE_CLASSES = ("background", *THINGS)
 """Class names of the scenes, index = label."""
 
 VOID = 255
-_FOLDERS = ("JPEGImages", "SegmentationClass", "SegmentationObject", "Annotations")
-_SPLITS = Path("ImageSets/Segmentation")
+_FOLDERS = tuple(part.folder for part in (IMAGES, MASKS, INSTANCE_MASKS, ANNOTATIONS))
 _CLASSES_FILE = "".join(f"{line}\n" for line in (*SCENE_CLASSES, f"# void: {VOID}"))
 _SCENE_FILE = re.compile(r"scene_\d{4,}\.(png|xml)")
 # How far from a corner, in pixels, a pixel of its object shows it.
@@ -121,7 +121,7 @@ def write_scenes(
     train = [name for index, name in enumerate(names) if index % 3 != 2]
     members = {"train": train, "val": names[2::3], "trainval": names}
     for split, listed in members.items():
-        write_whole(out / _SPLITS / f"{split}.txt", "\n".join(listed) + "\n")
+        write_whole(out / SPLITS / f"{split}.txt", "\n".join(listed) + "\n")
     return out
 
 
@@ -134,7 +134,7 @@ def _clear(out: Path) -> None:
     remove_leftovers(out / "classes.txt")
     for folder in _FOLDERS:
         remove_leftovers(out / folder / "scene_*")
-    ours = {"classes.txt", _SPLITS.parts[0], *_FOLDERS}
+    ours = {"classes.txt", SPLITS.parts[0], *_FOLDERS}
     present = [path for path in out.iterdir() if not path.name.startswith(".")]
     mark = out / "classes.txt"
     marked = mark.is_file() and mark.read_bytes() == _CLASSES_FILE.encode()

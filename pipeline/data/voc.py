@@ -9,21 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.annotations import AnnotatedObject, read_annotation
-from pipeline.data.files import list_folder, require_file
-from pipeline.data.images import (
-    IMAGE_SUFFIXES,
-    image_size,
-    is_turned,
-    list_images,
-    read_image,
-)
+from pipeline.data.images import image_size, read_image
 from pipeline.data.instances import Instances, find_instances
+from pipeline.data.labels import require_labels, require_size
+from pipeline.data.layout import ANNOTATIONS, IMAGES, INSTANCE_MASKS, MASKS, SPLITS, require_layout
 from pipeline.data.listings import parse_classes, parse_split, require_classes
 from pipeline.data.palette import read_mask
 from pipeline.errors import DataError
 from pipeline.names import has_control_characters
 
-__all__ = ["VOC_CLASSES", "VocDataset", "list_images", "parse_split", "read_image"]
+__all__ = ["VOC_CLASSES", "VocDataset", "parse_split"]
 
 VOC_CLASSES = (
     "background",
@@ -51,9 +46,7 @@ VOC_CLASSES = (
 """The classes of PASCAL VOC, index = label."""
 
 DEFAULT_VOID = 255
-_SPLITS = Path("ImageSets", "Segmentation")
 _SPLIT_BYTES = 200  # of 255, since the names of a shard's files hold up to 43 more
-_VOC_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class VocDataset:
             If the folder is not in the VOC layout, or the classes or the void label cannot be used.
         """
         root = Path(root)
-        _require_layout(root)
+        require_layout(root)
         listing = root / "classes.txt"
         # A link that leads nowhere is a mistake, not a data set without class names of its own.
         has_listing = os.path.lexists(listing)
@@ -131,7 +124,7 @@ class VocDataset:
         DataError
             If a split file's name cannot be printed.
         """
-        folder = self.root / _SPLITS
+        folder = self.root / SPLITS
         names = sorted(p.stem for p in folder.glob("*.txt") if not p.name.startswith("."))
         for name in names:
             if has_control_characters(name):
@@ -152,10 +145,10 @@ class VocDataset:
         known = self.splits()
         if split not in known:
             raise DataError(
-                f"{self.root / _SPLITS} has no split {split!r}:"
+                f"{self.root / SPLITS} has no split {split!r}:"
                 f" choose one of {', '.join(known) or '(none there)'}"
             )
-        path = self.root / _SPLITS / f"{split}.txt"
+        path = self.root / SPLITS / f"{split}.txt"
         if len(split.encode()) > _SPLIT_BYTES:
             raise DataError(
                 f"{path}: the split's name is longer than {_SPLIT_BYTES} bytes: rename the file"
@@ -184,7 +177,7 @@ class VocDataset:
         DataError
             If there is none, or it is no file that can be read.
         """
-        return _find(self.root / "JPEGImages", image_id, _VOC_SUFFIXES)
+        return IMAGES.path(self.root, image_id)
 
     def mask_path(self, image_id: str) -> Path:
         """Return the path of a mask file.
@@ -194,35 +187,7 @@ class VocDataset:
         DataError
             If there is none, or it is no file that can be read.
         """
-        return _find(self.root / "SegmentationClass", image_id, (".png",))
-
-    def instance_mask_path(self, image_id: str) -> Path:
-        """Return the path of an instance mask.
-
-        Raises
-        ------
-        DataError
-            If there is none, or it is no file that can be read.
-        """
-        return _find(self.root / "SegmentationObject", image_id, (".png",))
-
-    def annotation_path(self, image_id: str) -> Path:
-        """Return the path of an annotation file.
-
-        Raises
-        ------
-        DataError
-            If there is none, or it is no file that can be read.
-        """
-        return _find(self.root / "Annotations", image_id, (".xml",))
-
-    def has_instance_mask(self, image_id: str) -> bool:
-        """Tell whether something is called like an image's instance mask."""
-        return os.path.lexists(self.root / "SegmentationObject" / f"{image_id}.png")
-
-    def has_annotation(self, image_id: str) -> bool:
-        """Tell whether something is called like an image's annotation file."""
-        return os.path.lexists(self.root / "Annotations" / f"{image_id}.xml")
+        return MASKS.path(self.root, image_id)
 
     def read_image(self, image_id: str) -> npt.NDArray[np.uint8]:
         """Read an image, ``(H, W, 3)`` uint8 RGB; see `pipeline.data.images.read_image`.
@@ -245,8 +210,8 @@ class VocDataset:
         """
         path, image_path = self.mask_path(image_id), self.image_path(image_id)
         mask = read_mask(path)
-        self.require_size(path, mask, image_path, image_size(image_path))
-        self.require_labels(path, mask)
+        require_size(path, mask, image_path, image_size(image_path))
+        require_labels(path, mask, n_classes=len(self.classes), void=self.void)
         return mask
 
     def read_instances(self, image_id: str) -> Instances:
@@ -258,10 +223,11 @@ class VocDataset:
             If a mask is missing, unreadable or not of its image's size, an object has no class, or
             the annotation file is another image's or cannot be read.
         """
-        path, image_path = self.instance_mask_path(image_id), self.image_path(image_id)
+        path, image_path = INSTANCE_MASKS.path(self.root, image_id), self.image_path(image_id)
         mask = read_mask(path)
-        self.require_size(path, mask, image_path, image_size(image_path))
-        annotated = self.read_annotation(image_id) if self.has_annotation(image_id) else None
+        require_size(path, mask, image_path, image_size(image_path))
+        has_annotation = ANNOTATIONS.holds(self.root, image_id)
+        annotated = self.read_annotation(image_id) if has_annotation else None
         labels = self.read_mask(image_id)
         return find_instances(path, mask, labels, annotated, self.classes, self.void)
 
@@ -274,7 +240,7 @@ class VocDataset:
             If the file is missing or cannot be read, or an object is of no known class or lies
             outside the image.
         """
-        path = self.annotation_path(image_id)
+        path = ANNOTATIONS.path(self.root, image_id)
         height, width = image_size(self.image_path(image_id))
         objects = read_annotation(path)
         for number, found in enumerate(objects, start=1):
@@ -290,81 +256,3 @@ class VocDataset:
                     " pixels: correct the file"
                 )
         return objects
-
-    @staticmethod
-    def require_size(
-        path: Path, mask: npt.NDArray[np.uint8], image_path: Path, size: tuple[int, int]
-    ) -> None:
-        """Raise DataError unless the mask of file ``path`` has its image's (height, width)."""
-        if mask.shape == size:
-            return
-        what = f"{path} has {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[1]}x{size[0]}"
-        if mask.shape == size[::-1] and is_turned(image_path):
-            raise DataError(
-                f"{what}: it is drawn on the view that the EXIF orientation of {image_path} turns,"
-                " which is not applied here; bake the rotation into the image file, as"
-                " 'mogrify -auto-orient' does"
-            )
-        raise DataError(f"{what}: redraw the mask at the size of the image")
-
-    def require_labels(self, path: Path, mask: npt.NDArray[np.uint8]) -> None:
-        """Raise DataError unless the labels in the mask of file ``path`` are classes and void.
-
-        A mask of nothing but void is refused as well: there is nothing in it to train on or to
-        measure.
-        """
-        present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-        strange = [str(v) for v in present if v >= len(self.classes) and v != self.void]
-        if strange:
-            raise DataError(
-                f"{path} has labels {', '.join(strange)}, but there are {len(self.classes)} classes"
-                f" and void is {self.void}: correct the mask, or name the classes in classes.txt"
-            )
-        if np.array_equal(present, [self.void]):
-            raise DataError(
-                f"{path} has no label but void ({self.void}): label some of its pixels, or remove"
-                " the image from the split"
-            )
-
-
-def _require_layout(root: Path) -> None:
-    """Raise DataError unless ``root`` has the VOC layout; suggest a folder nearby that has it."""
-
-    def fits(folder: Path) -> bool:
-        return (folder / "JPEGImages").is_dir() and (folder / _SPLITS).is_dir()
-
-    if fits(root):
-        return
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder: name the folder that holds JPEGImages")
-    below = [path for pattern in ("*", "*/*") for path in sorted(root.glob(pattern))]
-    for folder in (*below, root.absolute().parent, root.absolute().parent.parent):
-        if fits(folder):
-            raise DataError(f"{root} is not the root of the data set: did you mean {folder}?")
-    parts = ("JPEGImages", str(_SPLITS))
-    missing = " and ".join(part for part in parts if not (root / part).is_dir())
-    raise DataError(f"{root} has no {missing}: name the folder that holds them")
-
-
-def _find(folder: Path, image_id: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the file of ``folder`` called ``image_id`` with one of ``suffixes``, in any case."""
-    candidates = [f"{image_id}{s}" for s in (*suffixes, *(suffix.upper() for suffix in suffixes))]
-    found = None
-    for name in candidates:  # not by next() on a generator, in which Ctrl-C could be lost
-        if os.path.lexists(folder / name):
-            found = folder / name
-            break
-    if found is None and folder.is_dir():
-        spelt_otherwise = (
-            path
-            for path in list_folder(folder)
-            if path.stem == image_id and path.suffix.lower() in suffixes
-        )
-        found = next(spelt_otherwise, None)
-    if found is not None:
-        require_file(found)
-        return found
-    hint = "restore the file, or remove it from the split"
-    if Path(image_id).suffix.lower() in IMAGE_SUFFIXES:
-        hint = "list image ids without a suffix"
-    raise DataError(f"{folder / image_id} ({', '.join(suffixes)}) does not exist: {hint}")
