@@ -320,7 +320,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, head):
 def test_an_estimator_predicts_probabilities_in_blocks(
     tmp_path, maps, monkeypatch, estimator, classes
 ):
-    monkeypatch.setattr("pipeline.heads._BLOCK_PIXELS", 7)  # does not divide the 99 pixels
+    monkeypatch.setattr("pipeline.heads.head._BLOCK_PIXELS", 7)  # does not divide the 99 pixels
     info = make_info()
     columns = columns_of(maps, info)
     forest = fitted(estimator, columns, classes)
