@@ -139,6 +139,7 @@ def _mlp(
     batch_size: int | str = 200,
     learning_rate: float = 1e-3,
     alpha: float = 1e-4,
+    dropout: float = 0.0,
     class_weight: Any = None,
     device: str = "auto",
 ) -> Any:
@@ -152,6 +153,7 @@ def _mlp(
             batch_size=_samples_per_step(batch_size),
             learning_rate=learning_rate,
             alpha=alpha,
+            dropout=dropout,
             class_weight=class_weight,
             device=device,
             random_state=seed,
@@ -258,6 +260,7 @@ def _check_value(estimator: str, option: str, value: Any) -> None:
         "epochs": (whole, "a whole number from 1"),
         "batch_size": (whole or value == "full", "a whole number from 1, or 'full'"),
         "learning_rate": (number and value > 0, "above 0"),
+        "dropout": (number and 0 <= value < 1, "0 or above, and below 1"),
         "class_weight": (value == "balanced" or isinstance(value, dict), "'balanced'"),
     }
     if estimator in ("logistic", "svm"):

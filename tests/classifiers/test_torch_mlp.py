@@ -135,3 +135,42 @@ def test_a_gpu_fits_what_the_cpu_fits() -> None:
     X, y = rng.normal(size=(60, 5)), rng.integers(0, 3, 60)
     cpu, gpu = (TorchMLPClassifier(6, device=d, random_state=0).fit(X, y) for d in ("cpu", "cuda"))
     np.testing.assert_allclose(cpu.predict_proba(X), gpu.predict_proba(X), atol=1e-3)
+
+
+def test_dropout_leaves_hidden_units_out_at_random_and_makes_up_for_it(monkeypatch: Any) -> None:
+    """In training alone, and in the mean over the draws every unit counts as it does without."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4000, 6)).astype(np.float32), np.resize([0, 1, 2], 4000)
+    seen: list[torch.Tensor] = []
+    cross_entropy = torch_mlp.cross_entropy
+
+    def watch(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(logits.detach().clone())
+        return cross_entropy(logits, *args, **kwargs)
+
+    monkeypatch.setattr(torch_mlp, "cross_entropy", watch)
+    options: dict[str, Any] = {"hidden": 1, "epochs": 1, "batch_size": 4000, "random_state": 0}
+    for dropout in (0.0, 0.25):
+        TorchMLPClassifier(
+            **options, dropout=dropout, activation="identity", learning_rate=1e-12
+        ).fit(X, y)
+    plain, dropped = (torch.cat(seen[i : i + 4]) for i in (0, 4))
+    # With one hidden unit, a sample without it is left with the second layer's biases.
+    bias = dropped.mode(dim=0).values
+    gone = (dropped == bias).all(dim=1)
+    assert 0.22 < gone.float().mean() < 0.28
+    # The samples come in another order, since a number was drawn: each is one of the plain ones.
+    expected = (plain - bias) / 0.75 + bias
+    distance = torch.cdist(dropped[~gone].double(), expected.double()).min(dim=1).values
+    assert distance.max() < 1e-5
+
+
+def test_dropout_is_drawn_from_the_seed() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(90, 5)).astype(np.float32), np.resize([0, 1, 2], 90)
+    fits = [
+        TorchMLPClassifier(6, epochs=3, dropout=0.5, random_state=seed).fit(X, y)
+        for seed in (1, 1, 2)
+    ]
+    assert (fits[0].coefs_[0] == fits[1].coefs_[0]).all()
+    assert (fits[0].coefs_[0] != fits[2].coefs_[0]).any()
