@@ -10,22 +10,17 @@ import numpy as np
 import torch
 import xxhash
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pipeline.cache import CachedSplit, FeatureCache
 from pipeline.errors import HeadError
 from pipeline.heads import Head, HeadInfo, load_head, save_head
-from pipeline.hypercolumn import labels_of
 from pipeline.locks import sole_writer
-from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
 from pipeline.software import versions
 from pipeline.stages.device import choose_device, memory_named
-from pipeline.stages.evaluate import score_image
+from pipeline.stages.training_images import HELD_OUT, Images, class_pixels, divided
+from pipeline.stages.validation import validated
 from pipeline.training import DenseTrainer, Team, TrainingRun, TrainSettings, joined_team
-
-HELD_OUT = "held-out"
-"""In place of a split's name: the training images that the initial head was not fitted on."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def fit_dense(
             "begin with mlp, logistic, svm or sgd"
         )
     opened.require(begin.info.identity, what=f"the head {init}")
-    training, validation = _divide(opened, begin, split, validate_on)
+    training, validation = divided(opened, begin, split, validate_on)
     if validation is None:
         keep = "last"
     with joined_team(choose_device(device)) as team, _sole_writer(out, team):
@@ -128,7 +123,7 @@ def fit_dense(
             begin,
             settings,
             steps_per_epoch=-(-len(training.image_ids) // settings.batch_size),
-            class_pixels=_class_pixels(training, settings, team),
+            class_pixels=class_pixels(training, settings, team),
             device=team.device,
             team=team,
         )
@@ -148,11 +143,11 @@ def fit_dense(
                 )
         run.follow(team)
         if run.epochs_done < 0:
-            run.record(train_loss=None, validation=_validate(begin, trainer, validation, team))
+            run.record(train_loss=None, validation=validated(begin, trainer, validation, team))
             progress.say(_latest(run.history))
         for epoch in range(run.epochs_done + 1, settings.epochs + 1):
             loss = _train_epoch(begin, trainer, training, team, epoch, progress)
-            run.record(train_loss=loss, validation=_validate(begin, trainer, validation, team))
+            run.record(train_loss=loss, validation=validated(begin, trainer, validation, team))
             if team.leads:
                 run.save()
             progress.say(_latest(run.history))
@@ -190,52 +185,11 @@ def _sole_writer(out: Path, team: Team) -> AbstractContextManager[None]:
     return sole_writer(out) if team.leads else nullcontext()
 
 
-@dataclass(frozen=True)
-class _Images:
-    """Some of the images of a cached split."""
-
-    name: str
-    split: CachedSplit
-    image_ids: tuple[str, ...]
-
-
-def _divide(
-    cache: FeatureCache, begin: Head, split: str, validate_on: str | None
-) -> tuple[_Images, _Images | None]:
-    """Choose the images to train and to validate on."""
-    cached = cache[split]
-    ids = cached.image_ids
-    if validate_on is None:
-        return _Images(split, cached, ids), None
-    if validate_on != HELD_OUT:
-        other = cache[validate_on]
-        return _Images(split, cached, ids), _Images(validate_on, other, other.image_ids)
-    held = set(begin.info.held_out)
-    held_out = tuple(i for i in ids if i in held)
-    if not held_out:
-        raise HeadError(
-            f"the initial head held no image of '{split}' out; fit it with --holdout 0.1, "
-            "or validate on another split"
-        )
-    rest = tuple(i for i in ids if i not in held)
-    return _Images(split, cached, rest), _Images(HELD_OUT, cached, held_out)
-
-
-def _class_pixels(images: _Images, settings: TrainSettings, team: Team) -> Tensor:
-    """Count the training pixels of each class."""
-    identity = images.split.identity
-    counts = np.zeros(256, np.int64)
-    for image_id in team.share(images.image_ids):
-        label = images.split.label(image_id, void_as_background=settings.void_as_background)
-        counts += np.bincount(label[label != identity.void], minlength=256)
-    return team.total(torch.from_numpy(counts[: len(identity.classes)]))
-
-
 def _run_key(
     begin: Head,
     settings: TrainSettings,
-    training: _Images,
-    validation: _Images | None,
+    training: Images,
+    validation: Images | None,
     keep: str,
 ) -> str:
     """Hash everything that decides the outcome of a run."""
@@ -254,7 +208,7 @@ def _run_key(
 def _train_epoch(
     head: Head,
     trainer: DenseTrainer,
-    images: _Images,
+    images: Images,
     team: Team,
     epoch: int,
     progress: Progress,
@@ -289,36 +243,6 @@ def _load(
         label = split.label(image_id, void_as_background=settings.void_as_background)
         loaded.append((head.info.features.apply(maps), torch.from_numpy(label)))
     return loaded
-
-
-def _validate(
-    begin: Head, trainer: DenseTrainer, images: _Images | None, team: Team
-) -> dict[str, float | None]:
-    """Measure the head as it is now, at the network's input size; void does not count."""
-    if images is None:
-        return {}
-    device = team.device
-    head = replace(begin, dense=trainer.dense()).to(device)
-    identity = begin.info.identity
-    matrix = ConfusionMatrix(len(identity.classes), identity.void)
-    loss, pixels = 0.0, 0
-    for image_id in team.share(images.image_ids):
-        scores = score_image(head, images.split, image_id, device)
-        label = images.split.label(image_id)
-        matrix.update(label, labels_of(scores))
-        truth = torch.from_numpy(label).to(device).long()[None]
-        loss += float(
-            cross_entropy(scores[None], truth, ignore_index=identity.void, reduction="sum")
-        )
-        pixels += int((label != identity.void).sum())
-    matrix.counts = team.total(torch.from_numpy(matrix.counts)).numpy()
-    loss, pixels = team.total(torch.tensor([loss, pixels], dtype=torch.float64)).tolist()
-    summary = matrix.summary(identity.classes)
-    return {
-        "val_loss": loss / pixels if pixels else None,
-        "val_pixel_accuracy": summary["pixel_accuracy"],
-        "val_mean_iou": summary["mean_iou"],
-    }
 
 
 def _latest(history: dict[str, Any]) -> str:

@@ -1,0 +1,80 @@
+"""Which images of a cache a dense head is trained and validated on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache import CachedSplit, FeatureCache
+from pipeline.errors import HeadError
+from pipeline.heads import Head
+from pipeline.training import Team, TrainSettings
+
+HELD_OUT = "held-out"
+"""In place of a split's name: the training images that the initial head was not fitted on."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some of the images of a cached split."""
+
+    name: str
+    split: CachedSplit
+    image_ids: tuple[str, ...]
+
+
+def divided(
+    cache: FeatureCache, begin: Head, split: str, validate_on: str | None
+) -> tuple[Images, Images | None]:
+    """Choose the images to train and to validate on.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    begin : Head
+        The head to begin with, which may have held images out.
+    split : str
+        The training images.
+    validate_on : str or None
+        Another split, :data:`HELD_OUT`, or nothing.
+
+    Raises
+    ------
+    CacheNotFoundError
+        If the cache has no such split.
+    HeadError
+        If the head held no image out, but those are to be validated on.
+    """
+    cached = cache[split]
+    ids = cached.image_ids
+    if validate_on is None:
+        return Images(split, cached, ids), None
+    if validate_on != HELD_OUT:
+        other = cache[validate_on]
+        return Images(split, cached, ids), Images(validate_on, other, other.image_ids)
+    held = set(begin.info.held_out)
+    held_out = tuple(i for i in ids if i in held)
+    if not held_out:
+        raise HeadError(
+            f"the initial head held no image of '{split}' out; fit it with --holdout 0.1, "
+            "or validate on another split"
+        )
+    rest = tuple(i for i in ids if i not in held)
+    return Images(split, cached, rest), Images(HELD_OUT, cached, held_out)
+
+
+def class_pixels(images: Images, settings: TrainSettings, team: Team) -> Tensor:
+    """Count the pixels of each class, void left out; the processes of a team divide the images.
+
+    Returns
+    -------
+    Tensor of int64, shape (n_classes,)
+        Void pixels are of class 0 where the settings say so.
+    """
+    identity = images.split.identity
+    counts = np.zeros(256, np.int64)
+    for image_id in team.share(images.image_ids):
+        label = images.split.label(image_id, void_as_background=settings.void_as_background)
+        counts += np.bincount(label[label != identity.void], minlength=256)
+    return team.total(torch.from_numpy(counts[: len(identity.classes)]))
