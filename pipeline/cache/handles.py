@@ -20,8 +20,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.cache.files import ALIGNED, UNREADABLE, cannot_open, damaged, no_file, open_described
+from pipeline.cache.files import UNREADABLE, cannot_open, damaged, no_file, open_described
 from pipeline.cache.layout import ROW, USERBLOCK, Extent, Front, Row, unpack_rows, version_of
+from pipeline.cache.whole_hdf5 import ALIGNED
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from pipeline.identity import FORMAT_VERSION
 

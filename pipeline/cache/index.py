@@ -10,10 +10,10 @@ from pipeline.cache.files import (
     UNREADABLE,
     describe,
     open_described,
-    written_hdf5,
 )
 from pipeline.cache.interrupts import uninterrupted
 from pipeline.cache.reader import FeatureCache
+from pipeline.cache.whole_hdf5 import written_hdf5
 from pipeline.errors import CacheDamagedError
 
 INDEX_NAME = "index.h5"

@@ -38,11 +38,11 @@ from pipeline.cache.files import (
     UNREADABLE,
     describe,
     open_described,
-    written_hdf5,
 )
 from pipeline.cache.headers import Sources
 from pipeline.cache.interrupts import uninterrupted
 from pipeline.cache.rows import FeatureRows, StoredSamples
+from pipeline.cache.whole_hdf5 import written_hdf5
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.names import is_plain

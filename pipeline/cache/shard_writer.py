@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.deflating import LEVEL, deflate
 from pipeline.cache.encoding import StoredArray
-from pipeline.cache.files import chunk_offset, set_text, written_hdf5
+from pipeline.cache.files import set_text
 from pipeline.cache.headers import ShardDetails, Skipped
 from pipeline.cache.interrupts import uninterrupted
 from pipeline.cache.layout import (
@@ -35,6 +35,7 @@ from pipeline.cache.layout import (
     place_digest,
 )
 from pipeline.cache.shards import ShardPlan, StoredImage
+from pipeline.cache.whole_hdf5 import chunk_offset, written_hdf5
 from pipeline.identity import FORMAT, FORMAT_VERSION, Identity
 
 

@@ -13,7 +13,6 @@ from h5py import h5d, h5z
 from pipeline.cache.arrays import own_member
 from pipeline.cache.files import (
     UNREADABLE,
-    chunk_offset,
     damaged,
     get_number,
     get_text,
@@ -23,6 +22,7 @@ from pipeline.cache.forms import Forms
 from pipeline.cache.handles import ShardFile
 from pipeline.cache.headers import ShardHeader
 from pipeline.cache.layout import DEFLATED, DETAILS, IDENTITY, ROW, TABLE, Extent, Form
+from pipeline.cache.whole_hdf5 import chunk_offset
 from pipeline.errors import CacheError
 from pipeline.identity import FORMAT, FORMAT_VERSION
 
