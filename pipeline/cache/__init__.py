@@ -1,6 +1,11 @@
-"""The feature cache on disk. The only place that knows of HDF5."""
+"""The feature cache on disk. The only place that knows of HDF5.
 
-from pipeline.cache.drawing import Drawing, SampleDrawer, Samples, draw_pixels, draw_samples
+It is read without torch, which takes seconds to import; what draws samples imports it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pipeline.cache.encoding import BYTES_PER_VALUE
 from pipeline.cache.garbage import find_garbage
 from pipeline.cache.headers import ShardDetails, ShardHeader, Sources, scan_shards
@@ -22,6 +27,7 @@ from pipeline.cache.manifest import (
     read_manifest,
     write_manifest,
 )
+from pipeline.cache.pixels import Drawing, Samples, draw_pixels
 from pipeline.cache.reader import CachedSplit, FeatureCache, find_shards
 from pipeline.cache.rows import FeatureRows, StoredSamples, put_aside
 from pipeline.cache.samples import (
@@ -46,6 +52,9 @@ from pipeline.cache.shards import (
     total_images,
 )
 from pipeline.cache.structure import check_structure
+
+if TYPE_CHECKING:
+    from pipeline.cache.drawing import SampleDrawer, draw_samples
 
 __all__ = [
     "BYTES_PER_VALUE",
@@ -103,3 +112,10 @@ __all__ = [
     "writing",
     "written_shard",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what draws samples when it is first used."""
+    if name in ("SampleDrawer", "draw_samples"):
+        return getattr(import_module("pipeline.cache.drawing"), name)
+    raise AttributeError(f"module 'pipeline.cache' has no attribute '{name}'")

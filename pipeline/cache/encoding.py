@@ -1,10 +1,12 @@
-"""Feature maps as the cache stores them, and the digests that vouch for them."""
+"""Feature maps as the cache stores them, and the digests that vouch for them.
+
+What converts values imports torch when it is called: looking into a cache does not need it.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 from numpy.typing import NDArray
 
@@ -88,6 +90,8 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
     CacheOverflowError
         If a value is not finite, or does not fit ``dtype``.
     """
+    import torch
+
     scale = _scale(values) if dtype == "int8" else None
     stored = StoredArray(_stored_values(values, np.dtype(dtype), scale), scale)
     # A sum is not finite if one of its terms is not: one quick look in place of one at every value.
@@ -99,6 +103,8 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
 
 def _scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give what the int8 values of each channel are to be multiplied by, (C,)."""
+    import torch
+
     flat = torch.from_numpy(values.reshape(len(values), -1))
     peak = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)).numpy()
     # Below the normal numbers a quotient has too few bits left to serve as a scale.
@@ -116,6 +122,8 @@ def _stored_values(
     some cells where those of all channels lie side by side, as a backbone on the CPU leaves them,
     of some channels where those of all cells do.
     """
+    import torch
+
     channels = len(values)
     flat = values.reshape(channels, -1)
     stored = np.empty(flat.shape, dtype)
@@ -154,6 +162,8 @@ def _converted(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Do as ``values.astype(dtype)`` does, ten times as fast where one of the two is float16."""
     if np.float16 not in (values.dtype, dtype):
         return values.astype(dtype)
+    import torch
+
     converted = np.empty(values.shape, dtype)
     target = torch.from_numpy(converted).flatten()
     source = torch.from_numpy(np.ascontiguousarray(values)).flatten()

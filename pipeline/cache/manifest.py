@@ -12,8 +12,8 @@ from typing import Any, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.cache.drawing import Drawing
 from pipeline.cache.files import REMEDY
+from pipeline.cache.pixels import Drawing
 from pipeline.cache.reader import FeatureCache
 from pipeline.errors import CacheDamagedError, CacheNotFoundError
 from pipeline.identity import Identity

@@ -13,8 +13,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.cache.drawing import Drawing, Samples
 from pipeline.cache.encoding import new_digest
+from pipeline.cache.pixels import Drawing, Samples
 from pipeline.errors import CacheDamagedError, cannot_write
 
 _BLOCK_BYTES = 1 << 22
@@ -119,7 +119,7 @@ def _digests_of(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class StoredSamples:
-    """Pixel samples as :class:`~pipeline.cache.drawing.Samples`, their hypercolumns on the disk."""
+    """Pixel samples as :class:`~pipeline.cache.pixels.Samples`, their hypercolumns on the disk."""
 
     features: FeatureRows
     label: NDArray[np.uint8]

@@ -31,7 +31,6 @@ from pipeline.cache.arrays import (
     set_digest,
     write_array,
 )
-from pipeline.cache.drawing import Drawing, Samples
 from pipeline.cache.encoding import StoredArray, new_digest
 from pipeline.cache.files import (
     REMEDY,
@@ -41,6 +40,7 @@ from pipeline.cache.files import (
 )
 from pipeline.cache.headers import Sources
 from pipeline.cache.interrupts import uninterrupted
+from pipeline.cache.pixels import Drawing, Samples
 from pipeline.cache.rows import FeatureRows, StoredSamples
 from pipeline.cache.whole_hdf5 import written_hdf5
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError

@@ -1,12 +1,31 @@
-"""The mathematics of hypercolumns on tensors. Nothing here knows of files."""
+"""The mathematics of hypercolumns on tensors. Nothing here knows of files.
 
-from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
-from pipeline.hypercolumn.features import Features
-from pipeline.hypercolumn.geometry import Geometry
-from pipeline.hypercolumn.grid import MAX_GRID
-from pipeline.hypercolumn.head import DenseHead
-from pipeline.hypercolumn.labels import labels_of
-from pipeline.hypercolumn.loss import Target, head_loss
+The names below are imported when they are first used: :class:`Features` describes a choice, and
+what only reads that must not wait for torch, which takes seconds to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
+    from pipeline.hypercolumn.features import Features
+    from pipeline.hypercolumn.geometry import Geometry
+    from pipeline.hypercolumn.grid import MAX_GRID
+    from pipeline.hypercolumn.head import DenseHead
+    from pipeline.hypercolumn.labels import labels_of
+    from pipeline.hypercolumn.loss import Target, head_loss
+
+_MODULES = {
+    "columns": ("Cells", "hypercolumn_map", "hypercolumns_at", "read_columns"),
+    "features": ("Features",),
+    "geometry": ("Geometry",),
+    "grid": ("MAX_GRID",),
+    "head": ("DenseHead",),
+    "labels": ("labels_of",),
+    "loss": ("Target", "head_loss"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "MAX_GRID",
@@ -21,3 +40,10 @@ __all__ = [
     "labels_of",
     "read_columns",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used."""
+    if name in _WHERE:
+        return getattr(import_module(f"pipeline.hypercolumn.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'pipeline.hypercolumn' has no attribute '{name}'")

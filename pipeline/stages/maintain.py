@@ -1,8 +1,11 @@
-"""Keeping a cache sound: damaged images computed again, useless files removed."""
+"""Keeping a cache sound: damaged images computed again, useless files removed.
+
+Only the former needs torch, and what runs a backbone is imported for that alone.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backbones import Preprocessing
 from pipeline.cache import (
@@ -20,9 +23,9 @@ from pipeline.cache import (
 from pipeline.data import VocDataset
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, ParamsError
 from pipeline.progress import Progress, Silent
-from pipeline.stages.device import choose_device
-from pipeline.stages.extract import ExtractResult, extract
-from pipeline.stages.restore import restore_backbone
+
+if TYPE_CHECKING:
+    from pipeline.stages.extract import ExtractResult
 
 
 def repair_cache(
@@ -33,7 +36,7 @@ def repair_cache(
     seed: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> ExtractResult:
+) -> "ExtractResult":
     """Read everything in a cache, and make anew what is damaged or missing, and nothing else.
 
     Parameters
@@ -66,6 +69,10 @@ def repair_cache(
     ParamsError
         If the manifest does not say where data set and weights are, and nor does the caller.
     """
+    from pipeline.stages.device import choose_device
+    from pipeline.stages.extract import extract
+    from pipeline.stages.restore import restore_backbone
+
     path, progress = Path(path), progress or Silent()
     headers, problems = find_shards(path)
     manifest = _manifest(path)

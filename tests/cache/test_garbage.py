@@ -19,7 +19,7 @@ from pipeline.cache import (
     write_manifest,
     write_samples,
 )
-from pipeline.cache.drawing import Drawing
+from pipeline.cache.pixels import Drawing
 from pipeline.errors import CacheMismatchError, CacheNotFoundError
 from pipeline.hypercolumn import Features
 from pipeline.wholefile import written_whole
