@@ -5,15 +5,18 @@ map, *before* resampling: the two do not commute) and which context taps are add
 so that one cache serves every choice.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, field_validator
-from torch import Tensor
 
 from pipeline.errors import ParamsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Features(BaseModel):
@@ -96,7 +99,7 @@ class Features(BaseModel):
             return deepest.mean(dim=(1, 2), keepdim=True)
         total, count = (
             _window_sum(_window_sum(values, 1, int(scope)), 2, int(scope))
-            for values in (deepest, torch.ones_like(deepest[:1]))
+            for values in (deepest, deepest.new_ones(deepest[:1].shape))
         )
         return total / count
 

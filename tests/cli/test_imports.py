@@ -1,5 +1,6 @@
 """What commands load: torch takes seconds to import, and its compiler as long again."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,18 @@ def test_fitting_does_not_load_torchs_compiler(
     )
     assert "torch" in loaded
     assert "torch._dynamo" not in loaded
+
+
+def test_looking_into_a_cache_or_a_data_set_does_not_load_torch(
+    cache: Path, scenes: VocDataset, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(cache, tmp_path / "cache")
+    loaded = loaded_by(
+        ("cache", "info", copy),
+        ("cache", "verify", copy),
+        ("cache", "gc", copy),
+        ("data", "check", scenes.root),
+        folder=tmp_path,
+    )
+    assert "h5py" in loaded
+    assert not {"torch", "torchvision", "sklearn"} & loaded
