@@ -109,8 +109,9 @@ def _pipeline(folder: Path, *, input_size: str, estimator: str) -> Fit:
         ys, xs = np.nonzero(scribbles)
         height, width = resized.shape[:2]
         rows, columns = ys * height // len(image), xs * width // image.shape[1]
+        used = features.apply(maps, identity.tap_names)
         samples = hypercolumns_at(
-            features.apply(maps), torch.from_numpy(rows), torch.from_numpy(columns), (height, width)
+            used, torch.from_numpy(rows), torch.from_numpy(columns), (height, width)
         )
         fitted = unfitted.fit(samples.numpy(), scribbles[ys, xs])
         info = HeadInfo(stage="sparse", estimator=estimator, identity=identity, features=features)

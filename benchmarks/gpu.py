@@ -156,7 +156,10 @@ def _epochs(head: Head, batches: Sequence[Batch], device: torch.device, rounds: 
     def epoch() -> None:
         for batch in batches:
             trainer.step(
-                [(head.info.features.apply([m.float() for m in maps]), y) for maps, y in batch]
+                [
+                    (head.info.features.apply([m.float() for m in maps], head.taps), y)
+                    for maps, y in batch
+                ]
             )
 
     return in_turns({"epoch": _timed(epoch, device)}, rounds)["epoch"]

@@ -85,7 +85,7 @@ def _forward_rows(
         contenders[what] = partial(segmenters[what], image)
     plain = PlainNetwork(backbone)
     contenders["forward pass alone"] = partial(plain.singly, [given])
-    maps = Features().apply([m[0] for m in backbone(given[None])])
+    maps = Features().apply([m[0] for m in backbone(given[None])], identity.tap_names)
     contenders |= products(maps, HIDDEN)
     seconds = in_turns(contenders, rounds, warm_up=2)
     forward, rate = seconds["forward pass alone"], best_rate(seconds)

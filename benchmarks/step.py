@@ -78,7 +78,8 @@ def _rows(
         batch = []
         for image_id in split.image_ids[:count]:
             maps = [torch.from_numpy(m) for m in split.maps(image_id, head.taps)]
-            batch.append((head.info.features.apply(maps), torch.from_numpy(split.label(image_id))))
+            used = head.info.features.apply(maps, head.taps)
+            batch.append((used, torch.from_numpy(split.label(image_id))))
         return batch
 
     images = _images(dataset, preprocessing)

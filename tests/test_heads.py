@@ -62,8 +62,8 @@ def maps():
 
 def columns_of(maps, info) -> np.ndarray:
     """Every pixel's hypercolumn, (H * W, D), by the full-map formula."""
-    taps = info.features.taps or CHANNELS
-    used = info.features.apply([maps[tap] for tap in taps])
+    taps = list(info.features.taps or CHANNELS)
+    used = info.features.apply([maps[tap] for tap in taps], taps)
     return hypercolumn_map(used, SIZE, info.identity.geometry).flatten(1).T.numpy()
 
 
@@ -121,9 +121,12 @@ def test_logits_of_one_against_the_rest_are_its_decision_function(maps, classes)
 
 
 @pytest.mark.parametrize("geometry", ["half_pixel", "align_corners"])
-@pytest.mark.parametrize("taps", [(), ("c", "a"), ("b",)])
-def test_taps_and_geometry_are_kept(tmp_path, maps, taps, geometry):
-    info = make_info(Features(activation="relu", context=("3",), taps=taps), geometry)
+@pytest.mark.parametrize(
+    ("taps", "context"),
+    [((), ("3",)), (("c", "a"), ("3",)), (("b",), ()), (("c", "a"), ("c:global", "3", "a:5"))],
+)
+def test_taps_context_and_geometry_are_kept(tmp_path, maps, taps, context, geometry):
+    info = make_info(Features(activation="relu", context=context, taps=taps), geometry)
     columns = columns_of(maps, info)
     pipeline = fitted(make_pipeline(StandardScaler(), LogisticRegression()), columns, [0, 1, 2, 3])
     save_head(tmp_path / "h", Head.from_layers(to_layers(pipeline, len(CLASSES)), info))
@@ -163,7 +166,7 @@ def test_the_file_is_1x1_convolutions(tmp_path, maps, head):
     save_head(tmp_path / "h", head)
     with safe_open(tmp_path / "h", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    used = head.info.features.apply([maps[tap] for tap in head.taps])
+    used = head.info.features.apply([maps[tap] for tap in head.taps], head.taps)
     x = hypercolumn_map(used, SIZE)[None]
     x = torch.conv2d(x, tensors["conv0.weight"], tensors["conv0.bias"]).relu()
     x = torch.conv2d(x, tensors["conv1.weight"], tensors["conv1.bias"])[0]
@@ -277,6 +280,7 @@ def test_tensors_that_are_no_layers_of_the_head_are_refused(tmp_path, head, tens
         ({"features__taps": ["d"]}, "no tap 'd'"),
         ({"features__context": ["global"]}, r"input.mean cannot be of shape \(18,\)"),
         ({"features__context": ["4"]}, "features.context: "),
+        ({"features__context": ["d:3", "3"]}, "no tap 'd' to take the context 'd:3' of"),
         ({"identity__classes": ["cow"] * 5}, "scores 4 classes, but names 5"),
         ({"identity__classes": []}, "identity.classes: "),
         ({"identity__void": 256}, "identity.void: "),

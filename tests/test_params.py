@@ -107,6 +107,8 @@ def test_numbers_may_stand_for_words(params_file) -> None:
         ("extract: vgg11\n", r"extract: .*'vgg11'"),
         ("extract:\n  taps: conv1\n", r"extract\.taps: .*tuple.*'conv1'"),
         ("features:\n  context: ['4']\n", r"features\.context: .*'4' is not a context"),
+        ("features:\n  context: ['a:']\n", r"features\.context: .*'a:' is not a context"),
+        ("features:\n  context: [':3']\n", r"features\.context: .*':3' is not a context"),
         ("data:\n  void: 256\n", r"data\.void: .* 256"),
         ("fit_boxes:\n  gird: 3\n", r"fit_boxes\.gird: unknown key; .*'grid'\?"),
         ("fit_boxes:\n  task: edges\n", r"fit_boxes\.task: .*'figure-ground' or 'keypoints'"),

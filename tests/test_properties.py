@@ -391,8 +391,13 @@ INFOS = TAPS.flatmap(
             "features": st.fixed_dictionaries(
                 {
                     "activation": st.sampled_from(["relu", "none"]),
-                    "context": st.lists(st.sampled_from(["global", "1", "3", "99999"]), max_size=3),
-                    "taps": st.lists(st.sampled_from([tap["name"] for tap in taps]), max_size=3),
+                    "context": st.lists(
+                        st.sampled_from(["global", "1", "99999", f"{taps[0]['name']}:3"]),
+                        max_size=3,
+                    ),
+                    "taps": st.lists(
+                        st.sampled_from([tap["name"] for tap in taps]), max_size=3
+                    ).map(lambda used: [*used, taps[0]["name"]] if used else used),
                 }
             ),
         },

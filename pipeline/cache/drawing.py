@@ -81,11 +81,10 @@ class SampleDrawer:
         """Turn maps into what hypercolumns are read from; only what is pooled is decoded whole."""
         features = self._drawing.features
         cells = [Cells(_size(m.values), partial(_activated, features, m)) for m in maps]
-        if features.context:
-            deepest = features.activate(torch.from_numpy(maps[-1].decoded()))
-            pooled = [StoredArray(m.numpy()) for m in features.context_maps(deepest)]
-            cells += [Cells(_size(m.values), partial(_read, m)) for m in pooled]
-        return cells
+        pools = features.pools(self.taps)
+        whole = {i: features.activate(torch.from_numpy(maps[i].decoded())) for i, _ in pools}
+        pooled = [StoredArray(features.pool(whole[i], scope).numpy()) for i, scope in pools]
+        return cells + [Cells(_size(m.values), partial(_read, m)) for m in pooled]
 
     def draw_stored(self, image: StoredImage) -> None:
         """Draw from an image as a shard holds it."""

@@ -8,6 +8,7 @@ import click
 from pipeline.cli.options import (
     PATH,
     cache_option,
+    context_option,
     device_option,
     params_option,
     read_params,
@@ -62,11 +63,7 @@ _detections_option = click.option(
     type=click.Choice(["relu", "none"]),
     help="Applied to the cached maps before resampling [default: relu].",
 )
-@click.option(
-    "--context",
-    help="Context taps: 'none', or a list out of 'global' and odd window sizes in cells "
-    "of the deepest tap [default: global,3,5].",
-)
+@context_option
 @click.option(
     "--grid", type=int, metavar="K", help="K x K classifiers in a box, and targets [default: 5]."
 )

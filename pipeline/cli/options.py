@@ -35,6 +35,15 @@ trust_option = click.option(
 )
 
 
+context_option = click.option(
+    "--context",
+    metavar="SCOPES",
+    help="Context taps: 'none', or a list out of 'global' and odd window sizes in cells, of the "
+    "deepest tap or, as in fire5:global or fire5:3, of the one that is named "
+    "[default: global,3,5].",
+)
+
+
 def params_option(command: F) -> F:
     """Add ``--params``: the file that says what the options leave out."""
     return click.option(
@@ -53,11 +62,7 @@ def feature_options(command: F) -> F:
             type=click.Choice(["relu", "none"]),
             help="Applied to the cached maps before resampling [default: relu].",
         ),
-        click.option(
-            "--context",
-            help="Context taps: 'none', or a list out of 'global' and odd window sizes in cells "
-            "of the deepest tap [default: global,3,5].",
-        ),
+        context_option,
         click.option(
             "--pixels-per-class", type=int, help="Samples of a class in an image [default: 3]."
         ),

@@ -156,7 +156,7 @@ class Head:
             probabilities, or votes of 0 and 1, of an estimator. The largest is the prediction.
         """
         with torch.no_grad():
-            used = self.info.features.apply(maps)
+            used = self.info.features.apply(maps, self.taps)
             if self.dense is not None:
                 scores: Tensor = self.dense(used, size)
                 return scores

@@ -99,4 +99,4 @@ class BoxImages:
     ) -> list[Tensor]:
         """Read the maps that hypercolumns of an image are made of."""
         read = [torch.from_numpy(m).to(device) for m in self.split.maps(image_id, taps)]
-        return features.apply(read)
+        return features.apply(read, taps)

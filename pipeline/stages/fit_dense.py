@@ -241,7 +241,8 @@ def _load(
     for image_id in image_ids:
         maps = [torch.from_numpy(m) for m in split.maps(image_id, head.taps)]
         label = split.label(image_id, void_as_background=settings.void_as_background)
-        loaded.append((head.info.features.apply(maps), torch.from_numpy(label)))
+        used = head.info.features.apply(maps, head.taps)
+        loaded.append((used, torch.from_numpy(label)))
     return loaded
 
 

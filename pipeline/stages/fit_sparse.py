@@ -220,6 +220,7 @@ def _samples(
     drawing = samples_drawing(path) if drawing is None else drawing
     if drawing is None or samples_are_current(path, cached.sources, cache.identity, drawing):
         return open_samples(path)  # or be told what is wrong with it
+    drawing.features.select(cache.identity.tap_names)  # a misspelt tap fails at once
     progress.say(f"{path} was drawn otherwise or from other maps; drawing samples anew")
     make_folder(folder)
     tracked = progress.track(

@@ -281,7 +281,7 @@ def test_hypercolumns_do_not_depend_on_threads(size):
     found = []
     for count in (1, 2, 3):
         with threads(count):
-            features = Features(context=("global", "3", "5")).apply(maps)
+            features = Features(context=("global", "3", "a:5")).apply(maps, ["a", "b"])
             columns = hypercolumns_at(features, ys, xs, (8 * height, 8 * width))
             found.append(bits([*features, columns]))
     assert found == [found[0]] * 3

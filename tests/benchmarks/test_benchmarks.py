@@ -150,7 +150,7 @@ def test_the_original_method_takes_the_same_step(scenes, backbone, tmp_path: Pat
         device=torch.device("cpu"),
     )
     images = step._images(scenes, preprocessing)[:2]
-    batch = [(features.apply([m[0] for m in backbone(i[None])]), y) for i, y in images]
+    batch = [(features.apply([m[0] for m in backbone(i[None])], head.taps), y) for i, y in images]
     assert trainer.step(batch) == pytest.approx(original.step(images), rel=1e-5)
     state = trainer.state()
     for n, plain in enumerate(original.gradients()):

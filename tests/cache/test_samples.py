@@ -50,7 +50,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("geometry", ["half_pixel", "align_corners"])
-@pytest.mark.parametrize("context", [(), ("global", "3")])
+@pytest.mark.parametrize("context", [(), ("global", "3", "deep:global", "deep:5")])
 @pytest.mark.parametrize("activation", ["relu", "none"])
 @pytest.mark.parametrize("taps", [(), ("deep",), ("deep", "shallow")])
 def test_features_equal_the_full_map(make_sketch, tmp_path, activation, context, geometry, taps):
@@ -70,7 +70,10 @@ def test_features_equal_the_full_map(make_sketch, tmp_path, activation, context,
         deepest = maps[-1]
         if context:
             window = avg_pool2d(deepest[None], 3, 1, 1, count_include_pad=False)[0]
+            of_deep = maps[(taps or ("shallow", "deep")).index("deep")]
+            wide = avg_pool2d(of_deep[None], 5, 1, 2, count_include_pad=False)[0]
             maps += [deepest.mean((1, 2), keepdim=True), window]
+            maps += [of_deep.mean((1, 2), keepdim=True), wide]
         whole = hypercolumn_map(maps, record.label.shape, geometry)
         np.testing.assert_allclose(column, whole[:, y, x], rtol=1e-5, atol=1e-5)
         assert label == record.label[y, x]

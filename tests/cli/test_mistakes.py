@@ -140,6 +140,8 @@ def test_a_cache_made_otherwise(extract: list[object], mistake: Mistake, cache: 
         ("--holdout 1", "options: holdout: .* less than 1, but it is 1"),
         ("--seed -5", "options: seed: .*, but it is -5"),
         ("--context 3,deep", "'deep' is not a context"),
+        ("--context fire5:2", "'fire5:2' is not a context: give .*, after 'TAP:' if"),
+        ("--context fire9:3", "no tap 'fire9' to take .* 'fire9:3' of; used are conv1, fire3, fi"),
     ],
 )
 def test_fit_sparse(cache: Path, mistake: Mistake, options: str, expected: str) -> None:

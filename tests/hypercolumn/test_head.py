@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from pipeline.errors import HeadError
+from pipeline.errors import HeadError, ParamsError
 from pipeline.hypercolumn import (
     DenseHead,
     Features,
@@ -141,23 +141,46 @@ def test_gradients_in_mixed_precision():
 
 def test_relu_comes_before_resampling():
     maps = [torch.tensor([[[-1.0, 1.0]]])]
-    (used,) = Features(activation="relu", context=()).apply(maps)
+    (used,) = Features(activation="relu", context=()).apply(maps, ["a"])
     middle = hypercolumns_at([used], torch.tensor([0]), torch.tensor([1]), (1, 3))
     assert middle.item() == 0.5  # not relu(0)
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 99])
-def test_context_is_the_mean_of_the_deepest_map(window):
-    shallow, deep = torch.randn(2, 8, 8), torch.randn(3, 5, 4)
-    features = Features(activation="none", context=("global", str(window)))
-    *_, everywhere, pooled = features.apply([shallow, deep])
-    torch.testing.assert_close(everywhere.flatten(), deep.flatten(1).mean(1))
+def test_context_is_a_map_s_mean(window):
+    a, b = torch.randn(2, 8, 7), torch.randn(3, 5, 4)
+    context = ("global", str(window), "a:global", f"a:{window}", f"b:{window}")
+    features = Features(activation="relu", context=context)
+    found = features.apply([a, b], ["a", "b"])
+    assert [tuple(m.shape[1:]) for m in found] == [
+        (8, 7), (5, 4), (1, 1), (5, 4), (1, 1), (8, 7), (5, 4),
+    ]  # fmt: skip
     reach = window // 2
-    for y in range(5):
-        for x in range(4):
-            around = deep[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-            torch.testing.assert_close(pooled[:, y, x], around.flatten(1).mean(1))
-    assert features.channels(["a", "b"], [2, 3]) == [2, 3, 3, 3]
+    for pooled, of in zip(found[2:], (b, b, a, a, b), strict=True):
+        of = of.relu()
+        if pooled.shape[1:] == (1, 1):
+            torch.testing.assert_close(pooled.flatten(), of.flatten(1).mean(1))
+            continue
+        for y in range(of.shape[1]):
+            for x in range(of.shape[2]):
+                around = of[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+                torch.testing.assert_close(pooled[:, y, x], around.flatten(1).mean(1))
+    assert features.channels(["a", "b"], [2, 3]) == [2, 3, 3, 3, 2, 2, 3]
+
+
+def test_context_of_taps_in_another_order():
+    """Names are the cache's, positions are those of the taps that are used."""
+    features = Features(taps=("c", "a"), context=("a:3", "c:global", "3"))
+    assert features.channels(["a", "b", "c"], [2, 3, 4]) == [4, 2, 2, 4, 2]
+    c, a = torch.randn(4, 2, 2), torch.randn(2, 6, 5)
+    windows_of_a, mean_of_c, of_the_last = features.apply([c, a], ["c", "a"])[2:]
+    assert torch.equal(windows_of_a, of_the_last)
+    torch.testing.assert_close(mean_of_c[:, 0, 0], c.relu().mean(dim=(1, 2)))
+    assert windows_of_a.shape == a.shape
+    with pytest.raises(
+        ParamsError, match=r"no tap 'b' to take the context 'b:3' of; used are c, a"
+    ):
+        Features(taps=("c", "a"), context=("b:3",)).select(["a", "b", "c"])
 
 
 def test_layers_that_do_not_stack_are_refused():

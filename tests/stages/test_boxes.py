@@ -113,7 +113,8 @@ def test_regions_by_hand(cache: Path, scenes: VocDataset, head: Path) -> None:
     """One image's overlaps from the head's parts, one after the other."""
     image_id = scenes.image_ids("val")[0]
     split, loaded = FeatureCache(cache)["val"], load_box_head(head)
-    maps = FEATURES.apply([torch.from_numpy(m) for m in split.maps(image_id, loaded.info.taps)])
+    taps = loaded.info.taps
+    maps = FEATURES.apply([torch.from_numpy(m) for m in split.maps(image_id, taps)], taps)
     true = scenes.read_instances(image_id)
     size = true.mask.shape
     overlaps: dict[int, list[float]] = {}

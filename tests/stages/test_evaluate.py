@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def square(scenes, backbone, tmp_path_factory) -> tuple[Path, Path]:
     """Give a cache whose images were all resized to 48x48, and a head of it."""
     folder = tmp_path_factory.mktemp("square")
-    drawing = Drawing(features=Features(context=("global", "3")))
+    drawing = Drawing(features=Features(context=("global", "3", "conv1:global", "conv1:5")))
     preprocessing = Preprocessing(input_size="48")
     extract(scenes, backbone, folder / "cache", preprocessing=preprocessing, drawing=drawing)
     head = folder / "head.safetensors"
@@ -50,13 +50,14 @@ def scores_by_definition(cache: FeatureCache, head_file: Path, image_id: str) ->
     maps = [
         torch.from_numpy(m).clamp(min=0) for m in split.maps(image_id, cache.identity.tap_names)
     ]
-    deepest = maps[-1]
-    windows = torch.zeros_like(deepest)
-    for y in range(deepest.shape[1]):
-        for x in range(deepest.shape[2]):
-            cells = deepest[:, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-            windows[:, y, x] = cells.mean(dim=(1, 2))
-    context = [deepest.mean(dim=(1, 2), keepdim=True), windows]
+    context = []
+    for m, reach in ((maps[-1], 1), (maps[0], 2)):
+        windows = torch.zeros_like(m)
+        for y in range(m.shape[1]):
+            for x in range(m.shape[2]):
+                cells = m[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+                windows[:, y, x] = cells.mean(dim=(1, 2))
+        context += [m.mean(dim=(1, 2), keepdim=True), windows]
     columns = torch.cat([upsampled(m, size) for m in (*maps, *context)]).flatten(1)
     layers = load_file(head_file)
     hidden = layers["conv0.weight"][:, :, 0, 0] @ columns + layers["conv0.bias"][:, None]
@@ -152,7 +153,7 @@ def test_a_forest_is_measured_too(square: tuple[Path, Path], tmp_path: Path) -> 
     predictions = []
     for image_id in split.image_ids:
         maps = [torch.from_numpy(m) for m in split.maps(image_id, cache.identity.tap_names)]
-        used = head.info.features.apply(maps)
+        used = head.info.features.apply(maps, head.taps)
         columns = torch.cat([upsampled(m, split.size(image_id)) for m in used]).flatten(1).T
         predictions.append(head.estimator.predict(columns.numpy()))
     truth = np.concatenate([split.label(i).ravel() for i in split.image_ids])
