@@ -20,6 +20,7 @@ from pipeline.cache import Drawing
 from pipeline.data.files import require_file
 from pipeline.errors import DataError, ParamsError
 from pipeline.hypercolumn import MAX_GRID, Features
+from pipeline.refinement import parse_refinement
 from pipeline.training import TrainSettings
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -124,9 +125,19 @@ class FitDenseParams(TrainSettings):
 
 
 class EvaluateParams(_Section):
-    """Which split is measured."""
+    """Which split is measured, and what corrects predictions by the image.
+
+    ``predict`` reads ``refine`` too, so that its masks are what was measured; null is none.
+    """
 
     split: str = "val"
+    refine: str | None = None
+
+    @field_validator("refine")
+    @classmethod
+    def _refinement_is_known(cls, refine: str | None) -> str | None:
+        refinement = None if refine is None else parse_refinement(refine)
+        return None if refinement is None else str(refinement)
 
 
 class FitBoxesParams(BoxSettings):

@@ -26,7 +26,7 @@ LAYERS = (
     {"training"},
     {"boxes", "heads"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
-    {"adam", "identity", "hypercolumn", "names", "progress", "software", "wholefile"},
+    {"adam", "identity", "hypercolumn", "refinement", "names", "progress", "software", "wholefile"},
     {"locks"},
     {"folders"},
     {"errors"},
@@ -79,6 +79,7 @@ def test_imports_run_one_way(module: str) -> None:
         ("sklearn", {"classifiers"}),
         ("skops", {"classifiers"}),
         ("safetensors", {"backbones", "tensorfile"}),
+        ("skimage", {"refinement"}),
         ("yaml", {"cli", "params"}),
     ],
 )

@@ -10,6 +10,7 @@ from pipeline.cli.options import (
     device_option,
     params_option,
     read_params,
+    refine_option,
     trust_option,
 )
 
@@ -18,11 +19,14 @@ from pipeline.cli.options import (
     epilog="\b\n"
     "Examples:\n"
     "  pipeline evaluate --cache cache/vgg11 --split val --head dense.safetensors "
-    "--out metrics.json"
+    "--out metrics.json\n"
+    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine guided:8,0.001\n"
+    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine superpixels:300"
 )
 @cache_option
 @click.option("--split", help="Which images [default: val].")
 @click.option("--head", type=PATH, required=True, help="Head to measure, *.safetensors.")
+@refine_option
 @click.option("--out", type=PATH, metavar="JSON", help="Where to write the metrics.")
 @device_option
 @trust_option
@@ -31,6 +35,7 @@ def evaluate(
     cache: Path,
     split: str | None,
     head: Path,
+    refine: str | None,
     out: Path | None,
     device: str,
     trusted: tuple[str, ...],
@@ -39,14 +44,26 @@ def evaluate(
     """Measure a head, at the cache's resolution and at each image's original one.
 
     Void pixels do not count, nor do classes that are in neither truth nor prediction.
+
+    --refine guided:8,0.001 smooths each class's probability by a guided filter with windows of 8
+    pixels to every side; edges between colours whose variance is above 0.001 (white is 1) are kept.
+    --refine superpixels:300 gives all pixels of one of about 300 superpixels the mean of their
+    probabilities; it needs scikit-image.
     """
     from pipeline.cli.console import Console
     from pipeline.params import override
     from pipeline.stages.evaluate import evaluate as run
 
-    chosen = override(read_params(params_path).evaluate, {"split": split})
+    chosen = override(read_params(params_path).evaluate, {"split": split, "refine": refine})
     result = run(
-        cache, head, split=chosen.split, out=out, device=device, trusted=trusted, progress=Console()
+        cache,
+        head,
+        split=chosen.split,
+        refine=chosen.refine,
+        out=out,
+        device=device,
+        trusted=trusted,
+        progress=Console(),
     )
     width = max(len(name) for name in result["iou"])
     for name, value in result["iou"].items():

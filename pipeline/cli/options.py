@@ -44,6 +44,14 @@ context_option = click.option(
 )
 
 
+refine_option = click.option(
+    "--refine",
+    metavar="HOW",
+    help="Correct predictions by the image: guided:RADIUS,EPSILON, superpixels:COUNT or none "
+    "[default: none].",
+)
+
+
 def params_option(command: F) -> F:
     """Add ``--params``: the file that says what the options leave out."""
     return click.option(

@@ -5,7 +5,14 @@ from typing import Literal
 
 import click
 
-from pipeline.cli.options import PATH, device_option, params_option, read_params, trust_option
+from pipeline.cli.options import (
+    PATH,
+    device_option,
+    params_option,
+    read_params,
+    refine_option,
+    trust_option,
+)
 
 
 @click.command(
@@ -13,7 +20,8 @@ from pipeline.cli.options import PATH, device_option, params_option, read_params
     "Examples:\n"
     "  pipeline predict --head dense.safetensors --weights DEFAULT --out masks photo.jpg\n"
     "  pipeline predict --head dense.safetensors --weights squeezenet.safetensors \\\n"
-    "                   --out masks --overlay folder-of-images"
+    "                   --out masks --overlay folder-of-images\n"
+    "  pipeline predict --head dense.safetensors --out masks --refine guided:8,0.001 photo.jpg"
 )
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
 @click.option("--head", type=PATH, required=True, help="Head to predict with, *.safetensors.")
@@ -25,6 +33,7 @@ from pipeline.cli.options import PATH, device_option, params_option, read_params
 )
 @click.option("--seed", type=int, help="Seed of random weights [default: 0].")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the masks.")
+@refine_option
 @click.option("--overlay", is_flag=True, help="Also write the image with its mask laid over it.")
 @click.option(
     "--on-error",
@@ -42,6 +51,7 @@ def predict(
     weights: str | None,
     seed: int | None,
     out: Path,
+    refine: str | None,
     overlay: bool,
     on_error: Literal["stop", "skip"],
     device: str,
@@ -53,18 +63,22 @@ def predict(
     The head knows its backbone, taps, preprocessing and classes; other weights than those it was
     trained on are refused. Masks that are there already, by the same head from the same image, are
     kept: an interrupted run goes on where it stopped.
+
+    --refine is that of 'pipeline evaluate', at the size that the network sees.
     """
     from pipeline.cli.console import Console
     from pipeline.params import override
     from pipeline.stages.predict import predict as run
 
-    chosen = override(read_params(params_path).extract, {"weights": weights, "seed": seed})
+    params = read_params(params_path)
+    chosen = override(params.extract, {"weights": weights, "seed": seed})
     written = run(
         head,
         images,
         out,
         weights=chosen.weights,
         seed=chosen.seed,
+        refine=override(params.evaluate, {"refine": refine}).refine,
         overlay=overlay,
         on_error=on_error,
         device=device,

@@ -163,6 +163,14 @@ class Head:
             blocks = list(self._estimator_blocks(used, size))
             return torch.cat(blocks).T.reshape(-1, *size)
 
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """Turn what :meth:`scores` gave into probabilities that sum to one over the classes.
+
+        Those of a linear support vector machine are the softmax of its margins, which nothing has
+        calibrated.
+        """
+        return scores if self.dense is None else scores.softmax(dim=0)
+
     def _estimator_blocks(self, used: Sequence[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
         n_classes = len(self.info.identity.classes)
         pixels = torch.arange(size[0] * size[1])

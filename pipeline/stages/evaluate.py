@@ -13,6 +13,7 @@ from pipeline.heads import Head, load_head
 from pipeline.hypercolumn import labels_of
 from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
+from pipeline.refinement import Refinement, choose_refinement
 from pipeline.stages.device import choose_device, memory_named
 from pipeline.wholefile import write_whole
 
@@ -22,6 +23,7 @@ def evaluate(
     head: Path | str,
     *,
     split: str = "val",
+    refine: str | None = None,
     out: Path | str | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
@@ -37,6 +39,9 @@ def evaluate(
         A head made from a cache of the same identity.
     split : str
         Which images.
+    refine : str, optional
+        What corrects the predictions by the image, see
+        :func:`pipeline.refinement.parse_refinement`.
     out : Path or str, optional
         Where to write the result as JSON.
     device : {"auto", "cpu", "cuda"}
@@ -57,8 +62,11 @@ def evaluate(
     ------
     CacheMismatchError
         If the head was made from a cache of another identity.
+    ParamsError
+        If ``refine`` is no refinement, or needs what is not installed.
     """
     progress = progress or Silent()
+    refinement = choose_refinement(refine)
     opened = FeatureCache(cache)
     where = choose_device(device)
     loaded = load_head(head, trusted=trusted).to(where)
@@ -69,7 +77,7 @@ def evaluate(
     for image_id in progress.track(
         images.image_ids, total=len(images), unit="images", what=f"evaluating {split}"
     ):
-        scores = score_image(loaded, images, image_id, where)
+        scores = score_image(loaded, images, image_id, where, refinement)
         cached.update(images.label(image_id), labels_of(scores))
         truth = images.label_original(image_id)
         original.update(truth, labels_of(scores, (truth.shape[0], truth.shape[1])))
@@ -79,6 +87,7 @@ def evaluate(
         "cache_resolution": cached.summary(classes),
         "split": split,
         "images": len(images),
+        "refine": None if refinement is None else str(refinement),
         "head": {
             "stage": loaded.info.stage,
             "estimator": loaded.info.estimator,
@@ -91,9 +100,22 @@ def evaluate(
     return result
 
 
-def score_image(head: Head, split: CachedSplit, image_id: str, device: torch.device) -> Tensor:
-    """Score every pixel of a cached image, (n_classes, H, W), at the network's input size."""
+def score_image(
+    head: Head,
+    split: CachedSplit,
+    image_id: str,
+    device: torch.device,
+    refinement: Refinement | None = None,
+) -> Tensor:
+    """Score every pixel of a cached image, (n_classes, H, W), at the network's input size.
+
+    What is refined are probabilities; see :meth:`pipeline.heads.Head.scores` for what the scores
+    are otherwise.
+    """
     height, width = split.size(image_id)
     with memory_named(image_id):
         maps = [torch.from_numpy(m).to(device) for m in split.maps(image_id, head.taps)]
-        return head.scores(maps, (height, width))
+        scores = head.scores(maps, (height, width))
+    if refinement is None:
+        return scores
+    return refinement(head.probabilities(scores), split.image(image_id))

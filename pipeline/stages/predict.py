@@ -23,6 +23,7 @@ from pipeline.heads import Head, load_head
 from pipeline.hypercolumn import labels_of
 from pipeline.identity import file_digest
 from pipeline.progress import Progress, Silent
+from pipeline.refinement import choose_refinement
 from pipeline.software import NAME, own_version
 from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.restore import restore_backbone
@@ -40,10 +41,20 @@ class Segmenter:
         The backbone's weights: ``"DEFAULT"``, ``"random"`` or a file.
     seed : int
         Of random weights.
+    refine : str, optional
+        What corrects the predictions by the image, at the size that the network sees; see
+        :func:`pipeline.refinement.parse_refinement`.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     trusted : sequence of str
         See :func:`pipeline.heads.load_head`.
+
+    Attributes
+    ----------
+    head : Head
+    backbone : Backbone
+    preprocessing : Preprocessing
+    refinement : Refinement or None
 
     Raises
     ------
@@ -51,6 +62,8 @@ class Segmenter:
         If the head cannot be read.
     WeightsError
         If the weights cannot be had, or are not those it was trained on.
+    ParamsError
+        If ``refine`` is no refinement, or needs what is not installed.
     """
 
     def __init__(
@@ -59,9 +72,11 @@ class Segmenter:
         *,
         weights: str | Path,
         seed: int = 0,
+        refine: str | None = None,
         device: str = "auto",
         trusted: Sequence[str] = (),
     ) -> None:
+        self.refinement = choose_refinement(refine)
         self._device = choose_device(device)
         self.head: Head = load_head(head, trusted=trusted).to(self._device)
         identity = self.head.info.identity
@@ -93,6 +108,8 @@ class Segmenter:
         maps = dict(zip(names, self.backbone(inputs), strict=True))
         used = [maps[name][0].float() for name in self.head.taps]
         scores = self.head.scores(used, (resized.shape[0], resized.shape[1]))
+        if self.refinement is not None:
+            scores = self.refinement(self.head.probabilities(scores), resized)
         return labels_of(scores, (image.shape[0], image.shape[1]))
 
 
@@ -103,6 +120,7 @@ def predict(
     *,
     weights: str | Path,
     seed: int = 0,
+    refine: str | None = None,
     overlay: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     device: str = "auto",
@@ -111,12 +129,12 @@ def predict(
 ) -> list[Path]:
     """Segment images and write palette PNG masks, ``<name of the image>.png``.
 
-    Masks that lie there already and were made by the same head from the same image are kept, so a
-    run that was interrupted goes on where it stopped.
+    Masks that lie there already and were made by the same head from the same image, refined in the
+    same way, are kept, so a run that was interrupted goes on where it stopped.
 
     Parameters
     ----------
-    head, weights, seed, device, trusted
+    head, weights, seed, refine, device, trusted
         As :class:`Segmenter` takes them.
     images : sequence of Path or str
         Image files, and folders of image files.
@@ -142,7 +160,9 @@ def predict(
     """
     out, progress = Path(out), progress or Silent()
     sources = _sources([Path(image) for image in images], out, overlay=overlay)
-    segment = Segmenter(head, weights=weights, seed=seed, device=device, trusted=trusted)
+    segment = Segmenter(
+        head, weights=weights, seed=seed, refine=refine, device=device, trusted=trusted
+    )
     head_digest = _digest(Path(head))
     remove_leftovers(out / "*.png")  # once, not for each of maybe very many masks
     masks, skipped = [], {}
@@ -167,6 +187,8 @@ def _predict(
     """Write the mask of one image, unless it is there."""
     require_file(source)  # a pipe would be waited for
     note = f"{NAME} {own_version()}, head {head_digest}, image {_digest(source)}"
+    if segment.refinement is not None:
+        note += f", refined by {segment.refinement}"
     written = (mask_path, _overlay_path(mask_path)) if overlay else (mask_path,)
     if all(read_note(path) == note for path in written):
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from pipeline.cache import FeatureCache
 from pipeline.data import VOC_PALETTE
@@ -16,6 +16,7 @@ from pipeline.heads import Head, load_head
 from pipeline.hypercolumn import labels_of
 from pipeline.names import is_plain
 from pipeline.progress import Progress, Silent
+from pipeline.refinement import choose_refinement, parse_refinement
 from pipeline.reporting import (
     HeadReport,
     Picture,
@@ -53,6 +54,14 @@ class _Metrics(_Scores):
     split: str
     images: int
     fingerprint: str
+    refine: str | None = None
+
+    @field_validator("refine")
+    @classmethod
+    def _is_a_refinement(cls, refine: str | None) -> str | None:
+        if refine is not None:
+            parse_refinement(refine)
+        return refine
 
 
 def report(
@@ -77,7 +86,8 @@ def report(
     heads : mapping of name to path
         The heads to show, in order.
     metrics : mapping of name to path
-        For each head what :func:`pipeline.evaluate` wrote.
+        For each head what :func:`pipeline.evaluate` wrote; predictions are drawn as refined as
+        they were measured.
     out : Path or str
         Folder to write.
     title : str
@@ -131,7 +141,8 @@ def report(
     comparisons = []
     if images:
         path = out / "comparison.png"
-        rows = _comparison_rows(opened, loaded, split, images, device, progress)
+        refine = {name: values.get("refine") for name, values in measured.items()}
+        rows = _comparison_rows(opened, loaded, refine, split, images, device, progress)
         plot_comparison(rows, classes, VOC_PALETTE, path, void=opened.identity.void)
         comparisons.append(
             Picture(path, "Images, their truth and each head's prediction, side by side")
@@ -159,7 +170,7 @@ def report(
             title=title,
             subtitle=_subtitle(opened, next(iter(measured.values()))),
             heads=tuple(
-                HeadReport(name, measured[name], metadata=_metadata(head))
+                HeadReport(name, measured[name], metadata=_metadata(head, measured[name]))
                 for name, head in loaded.items()
             ),
             comparisons=tuple(comparisons),
@@ -186,6 +197,7 @@ def report(
 def _comparison_rows(
     cache: FeatureCache,
     heads: Mapping[str, Head],
+    refine: Mapping[str, str | None],
     split: str,
     count: int,
     device: str,
@@ -194,12 +206,14 @@ def _comparison_rows(
     images, where = cache[split], choose_device(device)
     positions = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round())
     chosen = [images.image_ids[int(position)] for position in positions]
-    moved = {name: head.to(where) for name, head in heads.items()}
+    moved = {
+        name: (head.to(where), choose_refinement(refine[name])) for name, head in heads.items()
+    }
     rows = []
     for image_id in progress.track(chosen, total=len(chosen), unit="images", what="drawing"):
         predictions = {
-            name: labels_of(score_image(head, images, image_id, where))
-            for name, head in moved.items()
+            name: labels_of(score_image(head, images, image_id, where, refinement))
+            for name, (head, refinement) in moved.items()
         }
         rows.append((image_id, images.image(image_id), images.label(image_id), predictions))
     return rows
@@ -213,7 +227,7 @@ def _read_metrics(path: Path, cache: FeatureCache) -> dict[str, Any]:
     except ValueError as error:
         raise ParamsError(f"{path}: not JSON; run 'pipeline evaluate' again") from error
     found: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-    needed = _Metrics.model_fields.keys()
+    needed = {name for name, field in _Metrics.model_fields.items() if field.is_required()}
     if missing := needed - found.keys():
         raise ParamsError(f"{path}: lacks {min(missing)}; run 'pipeline evaluate' again")
     try:
@@ -235,12 +249,14 @@ def _read_metrics(path: Path, cache: FeatureCache) -> dict[str, Any]:
     raise ParamsError(f"{path}: {wrong}; run 'pipeline evaluate' again")
 
 
-def _metadata(head: Head) -> dict[str, Any]:
+def _metadata(head: Head, measured: Mapping[str, Any]) -> dict[str, Any]:
     info = head.info
     found: dict[str, Any] = {"stage": info.stage, "estimator": info.estimator}
     found |= {"features": info.features.model_dump(mode="json"), "settings": info.settings}
     if info.selected_on:
         found["epoch chosen on"] = info.selected_on
+    if refine := measured.get("refine"):
+        found["predictions refined by"] = refine
     return found
 
 

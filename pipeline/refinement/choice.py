@@ -1,0 +1,61 @@
+"""A refinement by its name in params files and on the command line."""
+
+import re
+
+from pipeline.errors import ParamsError
+from pipeline.refinement.contract import Refinement
+from pipeline.refinement.guided import GuidedFilter
+from pipeline.refinement.superpixels import Superpixels
+
+_GUIDED = re.compile(r"guided:([1-9]\d{0,5}),([-+.\deE]{1,30})")
+_SUPERPIXELS = re.compile(r"superpixels:([1-9]\d{0,5})")
+_LEAST_EPSILON = 1e-8
+"""Of gray images, whose covariance has no inverse, even this ridge leaves all digits that count."""
+
+
+def parse_refinement(text: str) -> Refinement | None:
+    """Read a refinement's name.
+
+    Parameters
+    ----------
+    text : str
+        ``"none"``, ``"guided:RADIUS,EPSILON"`` or ``"superpixels:COUNT"``.
+
+    Raises
+    ------
+    ParamsError
+        If it is none of these.
+    """
+    if text == "none":
+        return None
+    if (found := _GUIDED.fullmatch(text)) and (epsilon := _number(found[2])) is not None:
+        return GuidedFilter(int(found[1]), epsilon)
+    if found := _SUPERPIXELS.fullmatch(text):
+        return Superpixels(int(found[1]))
+    raise ParamsError(
+        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS,EPSILON as in guided:8,0.001 "
+        "or superpixels:COUNT as in superpixels:300"
+    )
+
+
+def choose_refinement(text: str | None) -> Refinement | None:
+    """Read a refinement's name, and make sure that it can be used.
+
+    Raises
+    ------
+    ParamsError
+        If it cannot be read, or what it needs is not installed.
+    """
+    refinement = None if text is None else parse_refinement(text)
+    if refinement is not None:
+        refinement.require()
+    return refinement
+
+
+def _number(text: str) -> float | None:
+    """Read an epsilon, if it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if _LEAST_EPSILON <= value <= 1 else None

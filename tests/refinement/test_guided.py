@@ -1,0 +1,49 @@
+"""The guided filter against one ridge regression after the other."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.refinement import GuidedFilter
+
+
+def slowly(p: np.ndarray, image: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+    """Fit each window with least squares, and average each pixel over its windows."""
+    guide = image / 255
+    height, width = p.shape
+    total, count = np.zeros(p.shape), np.zeros(p.shape)
+    for y in range(height):
+        for x in range(width):
+            window = np.s_[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+            colours, values = guide[window].reshape(-1, 3), p[window].ravel()
+            # The ridge as further equations: sqrt(n epsilon) a = 0.
+            ridge = np.sqrt(len(values) * epsilon) * np.eye(3, 4)
+            equations = np.vstack([np.c_[colours, np.ones(len(colours))], ridge])
+            *a, b = np.linalg.lstsq(equations, np.r_[values, 0, 0, 0], rcond=None)[0]
+            total[window] += guide[window] @ a + b
+            count[window] += 1
+    return total / count
+
+
+@pytest.mark.parametrize(
+    ("radius", "epsilon"), [(1, 0.01), (2, 1e-4), (3, 1.0), (4, 1e-6), (99, 0.001)]
+)
+@pytest.mark.parametrize("size", [(9, 12), (1, 8), (1, 1)])
+def test_it_is_a_ridge_regression_in_every_window(size, radius, epsilon):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    p = rng.dirichlet(np.ones(3), size).transpose(2, 0, 1).astype(np.float32)
+    found = GuidedFilter(radius, epsilon)(torch.from_numpy(p), image).numpy()
+    expected = np.stack([slowly(of_class, image, radius, epsilon) for of_class in p])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+def test_small_windows_of_a_large_bright_image_keep_their_digits():
+    """Each window is the difference of running sums that are 100,000 times as large."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(250, 256, (600, 700, 3), dtype=np.uint8)
+    p = rng.random((1, 600, 700)).astype(np.float32)
+    found = GuidedFilter(1, 1e-6)(torch.from_numpy(p), image).numpy()
+    corner = np.s_[590:, 690:]
+    expected = slowly(p[0][corner], image[corner], 1, 1e-6)
+    np.testing.assert_allclose(found[0][corner][3:, 3:], expected[3:, 3:], rtol=0, atol=2e-5)
