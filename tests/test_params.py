@@ -67,6 +67,19 @@ def test_numbers_with_an_exponent(params_file) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("null", None),
+        ("none", None),
+        ("guided:8:1e-3", "guided:8:0.001"),
+        ("superpixels:300", "superpixels:300"),
+    ],
+)
+def test_a_refinement_has_one_spelling(params_file, text: str, expected: str | None) -> None:
+    assert load_params(params_file(f"evaluate:\n  refine: {text}\n")).evaluate.refine == expected
+
+
 def test_an_empty_file_is_all_defaults(params_file) -> None:
     params = load_params(params_file("# nothing yet\n"))
     assert params == Params()
@@ -110,6 +123,10 @@ def test_numbers_may_stand_for_words(params_file) -> None:
         ("features:\n  context: ['a:']\n", r"features\.context: .*'a:' is not a context"),
         ("features:\n  context: [':3']\n", r"features\.context: .*':3' is not a context"),
         ("data:\n  void: 256\n", r"data\.void: .* 256"),
+        (
+            "evaluate:\n  refine: guided:8\n",
+            r"evaluate\.refine: .*'guided:8' is not a refinement: ",
+        ),
         ("fit_boxes:\n  gird: 3\n", r"fit_boxes\.gird: unknown key; .*'grid'\?"),
         ("fit_boxes:\n  task: edges\n", r"fit_boxes\.task: .*'figure-ground' or 'keypoints'"),
         ("evaluate_boxes:\n  threshold: 2\n", r"evaluate_boxes\.threshold: .* 1, but it is 2"),

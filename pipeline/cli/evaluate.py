@@ -20,7 +20,7 @@ from pipeline.cli.options import (
     "Examples:\n"
     "  pipeline evaluate --cache cache/vgg11 --split val --head dense.safetensors "
     "--out metrics.json\n"
-    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine guided:8,0.001\n"
+    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine guided:8:0.001\n"
     "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine superpixels:300"
 )
 @cache_option
@@ -45,7 +45,7 @@ def evaluate(
 
     Void pixels do not count, nor do classes that are in neither truth nor prediction.
 
-    --refine guided:8,0.001 smooths each class's probability by a guided filter with windows of 8
+    --refine guided:8:0.001 smooths each class's probability by a guided filter with windows of 8
     pixels to every side; edges between colours whose variance is above 0.001 (white is 1) are kept.
     --refine superpixels:300 gives all pixels of one of about 300 superpixels the mean of their
     probabilities; it needs scikit-image.

@@ -47,7 +47,7 @@ context_option = click.option(
 refine_option = click.option(
     "--refine",
     metavar="HOW",
-    help="Correct predictions by the image: guided:RADIUS,EPSILON, superpixels:COUNT or none "
+    help="Correct predictions by the image: guided:RADIUS:EPSILON, superpixels:COUNT or none "
     "[default: none].",
 )
 

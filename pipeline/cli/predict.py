@@ -21,7 +21,7 @@ from pipeline.cli.options import (
     "  pipeline predict --head dense.safetensors --weights DEFAULT --out masks photo.jpg\n"
     "  pipeline predict --head dense.safetensors --weights squeezenet.safetensors \\\n"
     "                   --out masks --overlay folder-of-images\n"
-    "  pipeline predict --head dense.safetensors --out masks --refine guided:8,0.001 photo.jpg"
+    "  pipeline predict --head dense.safetensors --out masks --refine guided:8:0.001 photo.jpg"
 )
 @click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
 @click.option("--head", type=PATH, required=True, help="Head to predict with, *.safetensors.")

@@ -7,7 +7,7 @@ from pipeline.refinement.contract import Refinement
 from pipeline.refinement.guided import GuidedFilter
 from pipeline.refinement.superpixels import Superpixels
 
-_GUIDED = re.compile(r"guided:([1-9]\d{0,5}),([-+.\deE]{1,30})")
+_GUIDED = re.compile(r"guided:([1-9]\d{0,5}):([-+.\deE]{1,30})")
 _SUPERPIXELS = re.compile(r"superpixels:([1-9]\d{0,5})")
 _LEAST_EPSILON = 1e-8
 """Of gray images, whose covariance has no inverse, even this ridge leaves all digits that count."""
@@ -19,7 +19,7 @@ def parse_refinement(text: str) -> Refinement | None:
     Parameters
     ----------
     text : str
-        ``"none"``, ``"guided:RADIUS,EPSILON"`` or ``"superpixels:COUNT"``.
+        ``"none"``, ``"guided:RADIUS:EPSILON"`` or ``"superpixels:COUNT"``.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def parse_refinement(text: str) -> Refinement | None:
     if found := _SUPERPIXELS.fullmatch(text):
         return Superpixels(int(found[1]))
     raise ParamsError(
-        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS,EPSILON as in guided:8,0.001 "
+        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS:EPSILON as in guided:8:0.001 "
         "or superpixels:COUNT as in superpixels:300"
     )
 

@@ -42,12 +42,12 @@ class GuidedFilter(Refinement):
     epsilon: float
 
     def __str__(self) -> str:
-        return f"guided:{self.radius},{self.epsilon!r}"
+        return f"guided:{self.radius}:{self.epsilon!r}"
 
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
         # As whole numbers: sums of them and of their products are exact, and small windows do not
         # suffer from being differences of large sums.
-        guide = torch.from_numpy(image).permute(2, 0, 1).double()  # (3, H, W)
+        guide = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64))  # (3, H, W)
         windows = _Windows(guide.shape[1:], self.radius)
         mean = windows.means(guide)
         inverse = self._inverse_covariance(windows, guide, mean)  # (H, W, 3, 3)

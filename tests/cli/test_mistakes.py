@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +184,24 @@ def test_a_damaged_head(cache: Path, sparse_head: Path, mistake: Mistake) -> Non
         ("foreign", "foreign: a safetensors file, but not a hypercolumn-head"),
     ):
         assert expected in mistake("evaluate", "--cache", cache, "--head", name)
+
+
+def test_refinements(
+    cache: Path, sparse_head: Path, mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = ("evaluate", "--cache", cache, "--head", sparse_head, "--out", "metrics.json")
+    predict = ("predict", "--head", sparse_head, "--weights", "random", "--out", "masks", "x.png")
+    monkeypatch.setitem(sys.modules, "skimage", None)  # as if it were not installed
+    for words in (evaluate, predict):
+        said = mistake(*words, "--refine", "guided")
+        assert re.search(
+            "options: refine: .*'guided' is not a refinement: give none, guided:", said
+        )
+        assert mistake(*words, "--refine", "superpixels:9") == (
+            "scikit-image is not installed, which superpixels:9 needs; "
+            "run: pip install 'hypercolumn-pipeline[superpixels]'"
+        )
+    assert list(Path().iterdir()) == []
 
 
 def test_a_head_of_another_cache(

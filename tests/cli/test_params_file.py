@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline import Features, TrainSettings, VocDataset, load_head
 from pipeline.cache import read_samples
 from pipeline.cli import main
-from pipeline.data import SCENE_CLASSES
+from pipeline.data import SCENE_CLASSES, read_note
 from pipeline.stages.inspect import inspect_cache
 
 PARAMS = """
@@ -33,7 +33,7 @@ fit_sparse:
   options: {{epochs: 2, alpha: 1e-2}}
   holdout: 0.4
 fit_dense: {{split: val, epochs: 2, batch_size: 3, validate_on: null}}
-evaluate: {{split: val}}
+evaluate: {{split: val, refine: guided:3:0.01}}
 report: {{title: From the file, images: 2}}
 """
 
@@ -86,10 +86,15 @@ def test_every_stage_reads_the_file(
     pipeline("evaluate --cache cache --head dense --out metrics.json")
     metrics = json.loads(Path("metrics.json").read_text())
     assert (metrics["split"], metrics["images"]) == ("val", 6)
+    assert metrics["refine"] == "guided:3:0.01"
     pipeline("report --cache cache --head a=dense --metrics a=metrics.json --out report")
     assert "<h1>From the file</h1>" in Path("report/index.html").read_text()
+    assert "guided:3:0.01" in Path("report/index.html").read_text()
     image = scenes.image_path(scenes.image_ids("val")[0])
     assert pipeline(f"predict --head dense --out masks {image}") == "masks: 1 masks\n"
+    note = read_note(Path(f"masks/{image.stem}.png"))
+    assert note is not None
+    assert note.endswith("refined by guided:3:0.01")
     with Image.open(image) as original, Image.open(f"masks/{image.stem}.png") as mask:
         assert mask.size == original.size
 
@@ -122,8 +127,9 @@ def test_options_win(folder: Path, pipeline: Callable[..., str]) -> None:
     pipeline("fit-dense --cache cache --init sparse --out dense --split train --epochs 1")
     dense = load_head("dense").info
     assert (dense.settings["epochs"], dense.settings["batch_size"]) == (1, 3)
-    pipeline("evaluate --cache cache --head dense --split train --out metrics.json")
-    assert json.loads(Path("metrics.json").read_text())["images"] == 12
+    pipeline("evaluate --cache cache --head dense --split train --refine none --out metrics.json")
+    metrics = json.loads(Path("metrics.json").read_text())
+    assert (metrics["images"], metrics["refine"]) == (12, None)
 
 
 def test_data_reads_the_file_too(folder: Path, pipeline: Callable[..., str], capsys) -> None:

@@ -39,11 +39,11 @@ def test_it_is_a_ridge_regression_in_every_window(size, radius, epsilon):
 
 
 def test_small_windows_of_a_large_bright_image_keep_their_digits():
-    """Each window is the difference of running sums that are 100,000 times as large."""
+    """Each window is the difference of running sums that are 10,000 times as large."""
     rng = np.random.default_rng(0)
-    image = rng.integers(250, 256, (600, 700, 3), dtype=np.uint8)
-    p = rng.random((1, 600, 700)).astype(np.float32)
+    image = rng.integers(250, 256, (300, 350, 3), dtype=np.uint8)
+    p = rng.random((1, 300, 350)).astype(np.float32)
     found = GuidedFilter(1, 1e-6)(torch.from_numpy(p), image).numpy()
-    corner = np.s_[590:, 690:]
+    corner = np.s_[290:, 340:]
     expected = slowly(p[0][corner], image[corner], 1, 1e-6)
     np.testing.assert_allclose(found[0][corner][3:, 3:], expected[3:, 3:], rtol=0, atol=2e-5)

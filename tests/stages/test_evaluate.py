@@ -22,6 +22,8 @@ from pipeline import (
     load_head,
 )
 from pipeline.errors import CacheMismatchError, CacheNotFoundError, HeadError, ParamsError
+from pipeline.hypercolumn import labels_of
+from pipeline.refinement import GuidedFilter, Superpixels
 from pipeline.stages.evaluate import score_image
 
 CPU = torch.device("cpu")
@@ -138,6 +140,42 @@ def test_masks_come_from_the_data_set(cache: Path, sparse_head: Path, scenes) ->
     counts = np.bincount(masks[masks != scenes.void], minlength=len(scenes.classes))
     assert np.sum(found["confusion_matrix"], axis=1).tolist() == counts.tolist()
     assert found["images"] == 12
+
+
+@pytest.mark.parametrize("estimator", ["mlp", "forest"])
+@pytest.mark.parametrize("how", ["guided:3:0.01", "superpixels:30"])
+def test_refined_predictions_are_measured_at_both_resolutions(
+    square: tuple[Path, Path], tmp_path: Path, how: str, estimator: str
+) -> None:
+    """Step by step: probabilities, refined by the cached image, at each resolution's own size."""
+    refine: GuidedFilter | Superpixels = GuidedFilter(3, 0.01)
+    if how.startswith("superpixels"):
+        pytest.importorskip("skimage", reason="needs the extra 'superpixels'")
+        refine = Superpixels(30)
+    path, head_file = square
+    if estimator == "forest":
+        head_file = tmp_path / "forest.safetensors"
+        fit_sparse(path, head_file, estimator="forest")
+    plain = evaluate(path, head_file, device="cpu")
+    found = evaluate(path, head_file, refine=how, out=tmp_path / "metrics.json", device="cpu")
+    assert json.loads((tmp_path / "metrics.json").read_text())["refine"] == how
+    assert plain["refine"] is None
+    assert found["confusion_matrix"] != plain["confusion_matrix"]
+
+    cache, head = FeatureCache(path), load_head(head_file)
+    split = cache["val"]
+    cached = [split.label(image_id) for image_id in split.image_ids]
+    original = [split.label_original(image_id) for image_id in split.image_ids]
+    assert any((truth == cache.identity.void).any() for truth in original)
+    at_cache, at_original = [], []
+    for image_id, truth in zip(split.image_ids, original, strict=True):
+        scores = score_image(head, split, image_id, CPU)
+        probabilities = scores if estimator == "forest" else scores.softmax(dim=0)
+        refined = refine(probabilities, split.image(image_id))
+        at_cache.append(refined.argmax(0).numpy())
+        at_original.append(labels_of(refined, truth.shape))
+    assert_is_what_sklearn_says(found["cache_resolution"], cached, at_cache, cache)
+    assert_is_what_sklearn_says(found, original, at_original, cache)
 
 
 def test_a_forest_is_measured_too(square: tuple[Path, Path], tmp_path: Path) -> None:

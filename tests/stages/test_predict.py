@@ -15,6 +15,7 @@ from pipeline.data import VOC_PALETTE, read_note
 from pipeline.errors import DataError, WeightsError
 from pipeline.hypercolumn import labels_of
 from pipeline.identity import file_digest
+from pipeline.refinement import parse_refinement
 from pipeline.stages.evaluate import score_image
 
 
@@ -57,6 +58,21 @@ def test_masks_are_what_evaluate_measures(
         assert predicted.shape == measured.shape == scenes.read_image(image_id).shape[:2]
         assert len(np.unique(predicted)) > 1
         assert (predicted == measured).mean() >= 0.995
+
+
+def test_refined_masks_are_what_evaluate_measures(
+    scenes: VocDataset, cache: Path, sparse_head: Path, tmp_path: Path
+) -> None:
+    ids = scenes.image_ids("val")[:3]
+    photos = [scenes.image_path(i) for i in ids]
+    how = "guided:4:0.01"
+    masks = predict(sparse_head, photos, tmp_path / "a", weights="random", refine=how)
+    plain = predict(sparse_head, photos, tmp_path / "b", weights="random")
+    head, split, cpu = load_head(sparse_head), FeatureCache(cache)["val"], torch.device("cpu")
+    for image_id, mask, unrefined in zip(ids, masks, plain, strict=True):
+        refined = score_image(head, split, image_id, cpu, parse_refinement(how))
+        assert (stored(mask) == labels_of(refined)).mean() >= 0.995
+        assert (stored(unrefined) == labels_of(refined)).mean() < 0.995
 
 
 def test_masks_are_palette_files_in_the_colours_of_voc(
@@ -161,6 +177,17 @@ class TestFinishedMasks:
         fit_sparse(cache, other, estimator="sgd", options={"epochs": 2})
         assert again(other) == 2
         assert again(other) == 0
+
+    def test_all_are_made_again_if_they_are_refined_otherwise(
+        self, again: Callable[..., int], tmp_path: Path
+    ) -> None:
+        before = contents(tmp_path / "masks")
+        assert again(refine="guided:4:0.01") == 2
+        assert again(refine="guided:4:0.010") == 0
+        assert again(refine="guided:5:0.01") == 2
+        assert again(refine="none") == 2
+        assert again() == 0
+        assert contents(tmp_path / "masks") == before
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
     def test_a_truncated_one_is_made_again(

@@ -120,6 +120,26 @@ def test_pictures_may_come_from_another_split_than_the_numbers(cache: Path, made
     assert len(Page(other).pictures) == len(Page(page).pictures) - 1
 
 
+def test_pictures_are_refined_as_their_numbers_are(cache: Path, made, tmp_path: Path) -> None:
+    heads = {"sparse": made["heads"]["sparse"]}
+    refined = evaluate(cache, heads["sparse"], refine="guided:9:0.1", out=tmp_path / "refined.json")
+    plain = report(cache, heads, {"sparse": made["metrics"]["sparse"]}, tmp_path / "a", images=2)
+    page = report(cache, heads, {"sparse": tmp_path / "refined.json"}, tmp_path / "b", images=2)
+    assert "guided:9:0.1" in Page(page).text
+    assert "guided" not in Page(plain).text
+    pictures = [(path.parent / "comparison.png").read_bytes() for path in (plain, page)]
+    assert pictures[0] != pictures[1]
+
+    del refined["refine"]  # as metrics of earlier versions lack it
+    (tmp_path / "older.json").write_text(json.dumps(refined))
+    again = report(cache, heads, {"sparse": tmp_path / "older.json"}, tmp_path / "c", images=2)
+    assert (again.parent / "comparison.png").read_bytes() == pictures[0]
+    for damaged in ("sharpened", 3):
+        (tmp_path / "odd.json").write_text(json.dumps(refined | {"refine": damaged}))
+        with pytest.raises(ParamsError, match=r"odd\.json: refine cannot be read; run 'pipeline e"):
+            report(cache, heads, {"sparse": tmp_path / "odd.json"}, tmp_path / "d")
+
+
 def test_what_does_not_belong_together_is_refused(
     cache: Path, made, scenes, backbone, tmp_path: Path
 ) -> None:
