@@ -21,7 +21,9 @@ from pipeline.cli.options import (
     "  pipeline evaluate --cache cache/vgg11 --split val --head dense.safetensors "
     "--out metrics.json\n"
     "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine guided:8:0.001\n"
-    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine superpixels:300"
+    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors --refine superpixels:300\n"
+    "  pipeline evaluate --cache cache/vgg11 --head dense.safetensors \\\n"
+    "                    --refine prior:4:0,guided:8:0.001"
 )
 @cache_option
 @click.option("--split", help="Which images [default: val].")
@@ -49,6 +51,8 @@ def evaluate(
     pixels to every side; edges between colours whose variance is above 0.001 (white is 1) are kept.
     --refine superpixels:300 gives all pixels of one of about 300 superpixels the mean of their
     probabilities; it needs scikit-image.
+    --refine prior:4:0 finds in 4 steps which classes an image shows, and gives doubtful pixels to
+    those; 0 is the background, which stays as it is (leave it out where there is none).
     """
     from pipeline.cli.console import Console
     from pipeline.params import override

@@ -47,8 +47,8 @@ context_option = click.option(
 refine_option = click.option(
     "--refine",
     metavar="HOW",
-    help="Correct predictions by the image: guided:RADIUS:EPSILON, superpixels:COUNT or none "
-    "[default: none].",
+    help="Correct predictions by the image: prior:STEPS[:BACKGROUND], guided:RADIUS:EPSILON, "
+    "superpixels:COUNT, several of them with commas between, or none [default: none].",
 )
 
 

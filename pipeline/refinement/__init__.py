@@ -1,12 +1,16 @@
-"""Class probabilities corrected by the image: a guided filter, or pooling over superpixels."""
+"""Class probabilities corrected by the image: its classes, its edges or its superpixels."""
 
+from pipeline.refinement.chain import Chain
 from pipeline.refinement.choice import choose_refinement, parse_refinement
 from pipeline.refinement.contract import Refinement
 from pipeline.refinement.guided import GuidedFilter
+from pipeline.refinement.prior import ImagePrior
 from pipeline.refinement.superpixels import Superpixels
 
 __all__ = [
+    "Chain",
     "GuidedFilter",
+    "ImagePrior",
     "Refinement",
     "Superpixels",
     "choose_refinement",

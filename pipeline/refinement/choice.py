@@ -3,14 +3,20 @@
 import re
 
 from pipeline.errors import ParamsError
+from pipeline.refinement.chain import Chain
 from pipeline.refinement.contract import Refinement
 from pipeline.refinement.guided import GuidedFilter
+from pipeline.refinement.prior import ImagePrior
 from pipeline.refinement.superpixels import Superpixels
 
+_PRIOR = re.compile(r"prior:([1-9]\d{0,2})(?::(\d{1,3}))?")
 _GUIDED = re.compile(r"guided:([1-9]\d{0,5}):([-+.\deE]{1,30})")
 _SUPERPIXELS = re.compile(r"superpixels:([1-9]\d{0,5})")
 _LEAST_EPSILON = 1e-8
 """Of gray images, whose covariance has no inverse, even this ridge leaves all digits that count."""
+
+_LONGEST = 200
+"""Characters of several refinements."""
 
 
 def parse_refinement(text: str) -> Refinement | None:
@@ -19,7 +25,9 @@ def parse_refinement(text: str) -> Refinement | None:
     Parameters
     ----------
     text : str
-        ``"none"``, ``"guided:RADIUS:EPSILON"`` or ``"superpixels:COUNT"``.
+        ``"none"``; ``"prior:STEPS"``, ``"prior:STEPS:BACKGROUND"``, ``"guided:RADIUS:EPSILON"`` or
+        ``"superpixels:COUNT"``; or several of these, with commas between them, to be applied in
+        this order.
 
     Raises
     ------
@@ -28,13 +36,23 @@ def parse_refinement(text: str) -> Refinement | None:
     """
     if text == "none":
         return None
+    if "," in text and len(text) <= _LONGEST:
+        return Chain(tuple(map(_parse_one, text.split(","))))
+    return _parse_one(text)
+
+
+def _parse_one(text: str) -> Refinement:
+    if found := _PRIOR.fullmatch(text):
+        return ImagePrior(int(found[1]), None if found[2] is None else int(found[2]))
     if (found := _GUIDED.fullmatch(text)) and (epsilon := _number(found[2])) is not None:
         return GuidedFilter(int(found[1]), epsilon)
     if found := _SUPERPIXELS.fullmatch(text):
         return Superpixels(int(found[1]))
     raise ParamsError(
-        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS:EPSILON as in guided:8:0.001 "
-        "or superpixels:COUNT as in superpixels:300"
+        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS:EPSILON as in "
+        "guided:8:0.001, "
+        "superpixels:COUNT as in superpixels:300, or prior:STEPS as in prior:4, prior:4:0 where "
+        "class 0 is the background"
     )
 
 

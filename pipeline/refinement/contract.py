@@ -10,10 +10,9 @@ from torch import Tensor
 class Refinement(ABC):
     """A correction of class probabilities by the image that they were predicted from.
 
-    What it gives sums to one over the classes wherever what it was given does, and probabilities
-    that are the same everywhere stay as they are. No label is looked at. The computing is done on
-    the CPU, where the same input gives the same bits. ``str()`` gives the text that
-    :func:`pipeline.refinement.parse_refinement` reads.
+    What it gives sums to one over the classes wherever what it was given does. No label is looked
+    at. The computing is done on the CPU, where the same input gives the same bits. ``str()`` gives
+    the text that :func:`pipeline.refinement.parse_refinement` reads.
     """
 
     def __call__(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:

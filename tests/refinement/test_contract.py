@@ -7,12 +7,26 @@ import torch
 from pipeline.errors import ParamsError
 from pipeline.refinement import choose_refinement, parse_refinement
 
+SMOOTHING = [
+    *("guided:2:0.001", "guided:50:1e-08", "superpixels:12", "superpixels:80"),
+    "guided:3:0.01,superpixels:40",
+]
 
-@pytest.fixture(params=["guided:2:0.001", "guided:50:1e-08", "superpixels:12", "superpixels:80"])
+
+@pytest.fixture(params=[*SMOOTHING, "prior:1", "prior:5:0", "prior:2,guided:2:0.001"])
 def refine(request):
-    if request.param.startswith("superpixels"):
+    return chosen(request.param)
+
+
+@pytest.fixture(params=SMOOTHING)
+def smooth(request):
+    return chosen(request.param)
+
+
+def chosen(text: str):
+    if "superpixels" in text:
         pytest.importorskip("skimage", reason="needs the extra 'superpixels'")
-    return choose_refinement(request.param)
+    return choose_refinement(text)
 
 
 def an_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -40,9 +54,9 @@ def test_probabilities_sum_to_one_and_keep_their_shape(refine, size, classes):
 
 
 @pytest.mark.parametrize("size", [(23, 31), (1, 1)])
-def test_what_is_the_same_everywhere_stays(refine, size):
+def test_what_is_the_same_everywhere_stays(smooth, size):
     given = torch.tensor([0.7, 0.3, 0.0])[:, None, None].expand(3, *size)
-    torch.testing.assert_close(refine(given, an_image(*size)), given, rtol=0, atol=1e-6)
+    torch.testing.assert_close(smooth(given, an_image(*size)), given, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
@@ -61,13 +75,13 @@ def test_an_image_without_pixels(refine, size):
     assert found.shape == (3, *size)
 
 
-def test_it_smooths_within_regions_and_keeps_their_border(refine):
+def test_it_smooths_within_regions_and_keeps_their_border(smooth):
     image = an_image(40, 50)
     region = torch.from_numpy(image[..., 0] > 130)
     truth = torch.stack([~region, region]).float()
     generator = torch.Generator().manual_seed(2)
     noisy = (truth + 0.9 * torch.randn(2, 40, 50, generator=generator)).softmax(dim=0)
-    found = refine(noisy, image)
+    found = smooth(noisy, image)
     wrong = [(p.argmax(0) != region.long()).float().mean() for p in (noisy, found)]
     assert wrong[0] > 0.15
     assert wrong[1] < 0.8 * wrong[0]
@@ -102,7 +116,17 @@ def test_none():
         *("", "guided", "guided:8", "guided:0:0.1", "guided:-3:0.1", "guided:8:0", "guided:8:-1"),
         *("guided:8:nan", "guided:8:inf", "guided:8:1e-400", "guided:8:2", "guided:8:0.1,2"),
         *("guided:8:e", "guided: 8:0.1", "guided:1234567:0.1", "superpixels:0", "superpixels:1.5"),
-        *("superpixels:", "superpixels:300\n", "crf:3", "none,none", "x" * 10_000),
+        *(
+            "superpixels:",
+            "superpixels:300\n",
+            "crf:3",
+            "none,none",
+            "prior:0",
+            "prior:3:",
+            "prior:3:0:1",
+            "guided:8:0.1,",
+            "x" * 10_000,
+        ),
     ],
 )
 def test_what_is_no_refinement(text):
