@@ -1,5 +1,6 @@
 """The optimiser: Adam with decoupled weight decay."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -75,3 +76,11 @@ class AdamW:
         """Go on from a state: what follows equals what would have followed then."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
+
+
+def cosine(learning_rate: float, progress: float) -> float:
+    """Give the learning rate after a share of all steps: down to zero along half a cosine.
+
+    Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+    """
+    return learning_rate * (1 + math.cos(math.pi * min(1.0, progress))) / 2

@@ -5,7 +5,6 @@ channels of a backbone differ in scale by orders of magnitude. All points of a b
 every point trains the classifier of its own cell only.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pipeline.adam import AdamW
+from pipeline.adam import AdamW, cosine
 from pipeline.boxes.grid import Size
 from pipeline.boxes.heat_maps import box_columns, box_logits, own_logits
 from pipeline.boxes.targets import NOT_COUNTED
@@ -186,9 +185,8 @@ class BoxTrainer:
                 of_box = self._loss(image, box) / count
                 of_box.backward()  # type: ignore[no-untyped-call]
                 loss += float(of_box.detach())
-        progress = self._steps / self._total_steps
-        rate = self._settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-        self._optimizer.step(rate)
+        done = self._steps / self._total_steps
+        self._optimizer.step(cosine(self._settings.learning_rate, done))
         self._steps += 1
         return loss
 

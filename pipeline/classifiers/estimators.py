@@ -138,6 +138,7 @@ def _mlp(
     epochs: int | None = None,
     batch_size: int | str = 200,
     learning_rate: float = 1e-3,
+    schedule: str = "constant",
     alpha: float = 1e-4,
     dropout: float = 0.0,
     class_weight: Any = None,
@@ -149,9 +150,10 @@ def _mlp(
         TorchMLPClassifier(
             hidden=hidden,
             epochs=20 if epochs is None else epochs,
-            patience=3 if epochs is None else None,
+            patience=3 if epochs is None and schedule == "constant" else None,
             batch_size=_samples_per_step(batch_size),
             learning_rate=learning_rate,
+            schedule=schedule,
             alpha=alpha,
             dropout=dropout,
             class_weight=class_weight,
@@ -260,6 +262,7 @@ def _check_value(estimator: str, option: str, value: Any) -> None:
         "epochs": (whole, "a whole number from 1"),
         "batch_size": (whole or value == "full", "a whole number from 1, or 'full'"),
         "learning_rate": (number and value > 0, "above 0"),
+        "schedule": (value in ("constant", "cosine"), "'constant' or 'cosine'"),
         "dropout": (number and 0 <= value < 1, "0 or above, and below 1"),
         "class_weight": (value == "balanced" or isinstance(value, dict), "'balanced'"),
     }

@@ -21,7 +21,7 @@ from sklearn.utils.validation import (
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline.adam import AdamW
+from pipeline.adam import AdamW, cosine
 from pipeline.classifiers.layers import ACTIVATIONS
 from pipeline.classifiers.rows import Rows
 from pipeline.errors import ClassifierError
@@ -58,10 +58,12 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Samples per step; all of them if there are fewer.
     patience : int or None
         Stop after so many epochs and one more in which the loss has not become smaller than the
-        smallest before by more than ``tol``; None runs all epochs.
+        smallest before by more than ``tol``; None runs all epochs, as does a cosine schedule.
     tol : float
     learning_rate : float
-        Of Adam.
+        Of Adam, in the first step.
+    schedule : {"constant", "cosine"}
+        How the learning rate goes on: as it is, or to zero along half a cosine, over all epochs.
     alpha : float
         Strength of the L2 penalty on the weights.
     dropout : float
@@ -96,6 +98,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         patience: int | None = None,
         tol: float = 1e-3,
         learning_rate: float = 1e-3,
+        schedule: str = "constant",
         alpha: float = 1e-4,
         dropout: float = 0.0,
         class_weight: Any = None,
@@ -109,6 +112,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.patience = patience
         self.tol = tol
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.alpha = alpha
         self.dropout = dropout
         self.class_weight = class_weight
@@ -251,7 +255,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 total += len(batch) * self._backward(
                     parameters, X, codes, class_weights, batch, draws
                 )
-                adam.step(self.learning_rate)
+                adam.step(self._learning_rate(len(curve) + start / len(X)))
             curve.append(float(total) / len(X))
             if not np.isfinite(curve[-1]):
                 raise ClassifierError(
@@ -289,9 +293,14 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             total += loss.detach()
         return total
 
+    def _learning_rate(self, epochs_done: float) -> float:
+        if self.schedule == "constant":
+            return self.learning_rate
+        return cosine(self.learning_rate, epochs_done / self.epochs)
+
     def _is_over(self, curve: list[float]) -> bool:
         """Tell whether the loss has stood still for longer than ``patience`` allows."""
-        if self.patience is None:
+        if self.patience is None or self.schedule == "cosine":
             return False
         best, still = np.inf, 0
         for loss in curve:

@@ -6,7 +6,6 @@ optimiser that moves every weight alike needs them levelled. The head that comes
 folded in again.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -14,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pipeline.adam import AdamW
+from pipeline.adam import AdamW, cosine
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.hypercolumn import DenseHead, Target, head_loss
@@ -219,8 +218,7 @@ class DenseTrainer:
     def _learning_rate(self) -> float:
         if self.settings.schedule == "constant":
             return self.settings.learning_rate
-        progress = min(1.0, self._steps / self._total_steps)
-        return self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        return cosine(self.settings.learning_rate, self._steps / self._total_steps)
 
 
 class _ImageLoss(nn.Module):

@@ -174,3 +174,17 @@ def test_dropout_is_drawn_from_the_seed() -> None:
     ]
     assert (fits[0].coefs_[0] == fits[1].coefs_[0]).all()
     assert (fits[0].coefs_[0] != fits[2].coefs_[0]).any()
+
+
+def test_the_learning_rate_goes_to_zero_along_half_a_cosine(monkeypatch: Any) -> None:
+    rates: list[float] = []
+    step = torch_mlp.AdamW.step
+    monkeypatch.setattr(
+        torch_mlp.AdamW, "step", lambda self, rate: (rates.append(rate), step(self, rate))[1]
+    )
+    X, y = np.ones((40, 3), np.float32), np.resize([0, 1], 40)
+    TorchMLPClassifier(
+        4, epochs=3, batch_size=10, learning_rate=0.5, schedule="cosine", patience=0
+    ).fit(X, y)
+    expected = [0.25 * (1 + np.cos(np.pi * step / 12)) for step in range(12)]
+    np.testing.assert_allclose(rates, expected)
