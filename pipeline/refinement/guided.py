@@ -21,6 +21,9 @@ from pipeline.refinement.contract import Refinement
 
 _WHITE = 255
 
+Maps = NDArray[np.float64]
+"""(C, H, W), or (3, 3, H, W)"""
+
 
 @dataclass(frozen=True)
 class GuidedFilter(Refinement):
@@ -47,30 +50,26 @@ class GuidedFilter(Refinement):
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
         # As whole numbers: sums of them and of their products are exact, and small windows do not
         # suffer from being differences of large sums.
-        guide = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64))  # (3, H, W)
-        windows = _Windows(guide.shape[1:], self.radius)
+        guide = image.transpose(2, 0, 1).astype(np.float64)  # (3, H, W)
+        windows = _Windows(image.shape[:2], self.radius)
         mean = windows.means(guide)
-        inverse = self._inverse_covariance(windows, guide, mean)  # (H, W, 3, 3)
-        refined = torch.empty_like(probabilities)
-        for of_class, out in zip(probabilities, refined, strict=True):
-            p = of_class.double()[None]
-            means = windows.means(torch.cat([p, guide * p]))  # (4, H, W)
-            mean_p, covariance = means[:1], means[1:] - mean * means[:1]
-            a = torch.einsum("hwij,jhw->ihw", inverse, covariance)
-            b = mean_p - (a * mean).sum(dim=0, keepdim=True)
-            means = windows.means(torch.cat([a, b]))
-            out.copy_((means[:3] * guide).sum(dim=0) + means[3])
-        return refined
+        inverse = self._inverse_covariance(windows, guide, mean)
+        given = probabilities.numpy()
+        refined = np.empty_like(given)
+        for p, out in zip(given, refined, strict=True):
+            means = windows.means(np.concatenate([p[None], guide * p]))  # (4, H, W)
+            a = (inverse * (means[1:] - mean * means[0])).sum(axis=1)
+            b = means[0] - (a * mean).sum(axis=0)
+            means = windows.means(np.concatenate([a, b[None]]))
+            out[...] = (means[:3] * guide).sum(axis=0) + means[3]
+        return torch.from_numpy(refined)
 
-    def _inverse_covariance(self, windows: "_Windows", guide: Tensor, mean: Tensor) -> Tensor:
-        """Invert each window's covariance of the colours, plus the ridge."""
-        rows = [
-            windows.means(guide * channel) - mean * of_channel
-            for channel, of_channel in zip(guide, mean, strict=True)
-        ]
-        ridge = self.epsilon * _WHITE**2 * torch.eye(3, dtype=guide.dtype)
-        inverse: Tensor = torch.linalg.inv(torch.stack(rows).permute(2, 3, 0, 1) + ridge)
-        return inverse
+    def _inverse_covariance(self, windows: "_Windows", guide: Maps, mean: Maps) -> Maps:
+        """Invert each window's covariance of the colours, plus the ridge: (3, 3, H, W)."""
+        covariance = np.stack([windows.means(guide * i) for i in guide]) - mean[:, None] * mean
+        ridge = self.epsilon * _WHITE**2 * np.eye(3)
+        inverse = np.linalg.inv(covariance.transpose(2, 3, 0, 1) + ridge)
+        return np.ascontiguousarray(inverse.transpose(2, 3, 0, 1))
 
 
 class _Windows:
@@ -82,20 +81,24 @@ class _Windows:
     radius : int
     """
 
-    def __init__(self, size: torch.Size, radius: int) -> None:
-        self._reaches = []
-        for pixels in size:
-            centres = torch.arange(pixels)
-            self._reaches.append(
-                ((centres - radius).clamp(min=0), (centres + radius + 1).clamp(max=pixels))
-            )
-        (top, bottom), (left, right) = self._reaches
-        self._counts = (bottom - top)[:, None] * (right - left)
+    def __init__(self, size: tuple[int, ...], radius: int) -> None:
+        centres = [np.arange(pixels) for pixels in size]
+        self._first = [np.maximum(at - radius, 0) for at in centres]
+        self._stop = [np.minimum(at + radius + 1, len(at)) for at in centres]
+        height, width = (s - f for f, s in zip(self._first, self._stop, strict=True))
+        self._pixels = height[:, None] * width
+        # Running sums from a zero on; used again and again, since new memory costs more than sums.
+        self._down, self._across = (
+            np.zeros((size[0] + more, size[1] + 1 - more)) for more in (1, 0)
+        )
 
-    def means(self, values: Tensor) -> Tensor:
+    def means(self, values: Maps) -> Maps:
         """Average values (C, H, W) over the window around each pixel."""
-        for dim, (first, stop) in enumerate(self._reaches, start=1):
-            running = values.cumsum(dim)
-            running = torch.cat([torch.zeros_like(running.narrow(dim, 0, 1)), running], dim)
-            values = running.index_select(dim, stop) - running.index_select(dim, first)
-        return values / self._counts
+        found = np.empty_like(values)
+        for plane, out in zip(values, found, strict=True):
+            np.cumsum(plane, axis=0, out=self._down[1:])
+            sums = self._down.take(self._stop[0], 0) - self._down.take(self._first[0], 0)
+            np.cumsum(sums, axis=1, out=self._across[:, 1:])
+            sums = self._across.take(self._stop[1], 1) - self._across.take(self._first[1], 1)
+            np.divide(sums, self._pixels, out=out)
+        return found
