@@ -27,6 +27,8 @@ from pipeline.cli.options import (
     "  pipeline fit-sparse --cache cache/vgg11 --out linear.safetensors --estimator logistic\n"
     "  pipeline fit-sparse --cache cache/vgg11 --out mlp.safetensors --option hidden=256 \\\n"
     "                      --option epochs=50 --pixels-per-class 20\n"
+    "  pipeline fit-sparse --cache cache/vgg11 --out zoom.safetensors \\\n"
+    "                      --context global,3,5,conv4_2:global,conv4_2:5\n"
     "  pipeline fit-sparse --cache cache/vgg11 --out grid.safetensors --estimator logistic \\\n"
     "                      --grid 5\n"
     "  pipeline fit-sparse --cache cache/vgg11 --out lda.safetensors \\\n"
