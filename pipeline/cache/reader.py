@@ -1,6 +1,6 @@
 """Reading a cache: what it holds, and values that have been checked against their digests."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -224,7 +224,9 @@ class CachedSplit:
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read the network's input (H, W, 3) before normalisation."""
-        return self._values(image_id, "image")
+        arrays = self._read(image_id, ("label", "image"))
+        self._require_one_size(image_id, arrays)
+        return arrays["image"].values
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Give an image's size (H, W) as the backbone saw it."""
@@ -234,9 +236,12 @@ class CachedSplit:
     def stored(self, image_id: str) -> StoredImage:
         """Read everything that is stored for an image, as it is stored."""
         arrays = self._read(image_id, (*self.identity.tap_names, *RESERVED))
+        self._require_one_size(image_id, arrays)
+        return StoredImage(image_id, arrays, self.sources[image_id])
+
+    def _require_one_size(self, image_id: str, arrays: Mapping[str, StoredArray]) -> None:
         if arrays["label"].values.shape != arrays["image"].values.shape[:2]:
             raise self._damaged(image_id, "image", ValueError("of another size than its label"))
-        return StoredImage(image_id, arrays, self.sources[image_id])
 
     def _values(self, image_id: str, name: str) -> NDArray[np.uint8]:
         return self._read(image_id, [name])[name].values

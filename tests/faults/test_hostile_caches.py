@@ -65,10 +65,10 @@ from sketches import (
     write_cache,
 )
 
-from pipeline.cache import plan_shards
+from pipeline.cache import FeatureCache, plan_shards
 from pipeline.cache.layout import Extent
 from pipeline.cache.manifest import MANIFEST_NAME, manifest_digest
-from pipeline.errors import CacheError
+from pipeline.errors import CacheDamagedError, CacheError
 from pipeline.stages.inspect import inspect_cache, verify_cache
 from pipeline.stages.maintain import repair_cache
 
@@ -229,6 +229,13 @@ def copy(sound: Path, tmp_path: Path) -> Path:
 def test_a_hostile_shard(edit, copy):
     edit_shard(copy / SHARD, edit)
     refused_by_reading_and_verifying(copy, SHARD)
+
+
+def test_an_image_of_another_size_guides_no_refinement(copy):
+    """It is refused where it is read alone, too."""
+    edit_shard(copy / SHARD, SHARDS["image of another size"])
+    with pytest.raises(CacheDamagedError, match=r"cow_1/image is damaged.*another size than its"):
+        FeatureCache(copy)["train"].image("cow_1")
 
 
 @pytest.mark.parametrize("edit", EIGHT_BITS.values(), ids=EIGHT_BITS)
