@@ -84,6 +84,7 @@ class SamplesParams(_Section):
     """Which pixel samples are drawn, see :class:`pipeline.cache.Drawing`."""
 
     pixels_per_class: int = Field(default=3, ge=1)
+    pixels_per_image: int | None = Field(default=None, ge=1)
     void_as_background: bool = False
     seed: int = Field(default=0, ge=0, le=_MAX_SEED)
 

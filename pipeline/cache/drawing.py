@@ -61,13 +61,7 @@ class SampleDrawer:
         identity, drawing = self._identity, self._drawing
         if drawing.void_as_background:
             label = np.where(label == identity.void, np.uint8(0), label)
-        ys, xs = draw_pixels(
-            label,
-            image_id,
-            void=identity.void,
-            pixels_per_class=drawing.pixels_per_class,
-            seed=drawing.seed,
-        )
+        ys, xs = draw_pixels(label, image_id, drawing, void=identity.void)
         columns = read_columns(
             self._cells(maps),
             torch.from_numpy(ys),

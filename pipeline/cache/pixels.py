@@ -11,12 +11,27 @@ from pipeline.hypercolumn import Features
 
 
 class Drawing(BaseModel):
-    """How samples are drawn: everything that decides which pixels and which channels."""
+    """How samples are drawn: everything that decides which pixels and which channels.
+
+    Attributes
+    ----------
+    features : Features
+        What their hypercolumns are made of.
+    pixels_per_class : int
+        Of each class that is in an image.
+    pixels_per_image : int or None
+        If given, so many of all pixels of an image alike in place of that: classes are then as
+        frequent among the samples as they are in images.
+    void_as_background : bool
+        Whether void pixels are samples of class 0, or none.
+    seed : int
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     features: Features = Features()
     pixels_per_class: int = Field(default=3, ge=1)
+    pixels_per_image: int | None = Field(default=None, ge=1)
     void_as_background: bool = False
     seed: int = Field(default=0, ge=0)
 
@@ -38,25 +53,36 @@ class Samples:
 
 
 def draw_pixels(
-    label: NDArray[np.uint8], image_id: str, *, void: int, pixels_per_class: int, seed: int
+    label: NDArray[np.uint8], image_id: str, drawing: Drawing, *, void: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose pixels of each class present in an image, without replacement.
+    """Choose pixels of an image, without replacement.
 
-    The choice depends on the label, the image's id and the seed alone, so neither the order of
+    The choice depends on the label, the image's id and the drawing alone, so neither the order of
     the images nor who draws them matters.
+
+    Parameters
+    ----------
+    label : array of uint8, shape (H, W)
+    image_id : str
+    drawing : Drawing
+    void : int
+        The label of pixels that are not chosen.
 
     Returns
     -------
-    ys, xs : array of int64
-        ``pixels_per_class`` pixels of each class, fewer where a class has fewer.
+    ys, xs : array of int64, shape (n,)
+        As many as ``drawing`` says, of each class or of all; fewer where there are fewer.
     """
-    generator = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(image_id.encode())])
-    chosen = []
-    present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
-    for value in present[present != void]:
-        pixels = np.flatnonzero(label == value)
-        count = min(pixels_per_class, len(pixels))
-        chosen.append(np.sort(generator.choice(pixels, count, replace=False)))
+    generator = np.random.default_rng([drawing.seed, xxhash.xxh3_64_intdigest(image_id.encode())])
+    if drawing.pixels_per_image is None:
+        present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+        among = [np.flatnonzero(label == value) for value in present[present != void]]
+        most = drawing.pixels_per_class
+    else:
+        among, most = [np.flatnonzero(label != void)], drawing.pixels_per_image
+    chosen = [
+        np.sort(generator.choice(pixels, min(most, len(pixels)), replace=False)) for pixels in among
+    ]
     flat = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
     ys, xs = np.divmod(flat.astype(np.int64), label.shape[1])
     return ys, xs

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMS_FILE = Path("params.yaml")
-_FEATURE_OPTIONS = ("activation", "context", "pixels_per_class", "sample_seed")
+_FEATURE_OPTIONS = ("activation", "context", "pixels_per_class", "pixels_per_image", "sample_seed")
 # What stands at a path is found out where it is opened, and said in one line there.
 PATH = click.Path(path_type=Path, readable=False)
 
@@ -74,6 +74,11 @@ def feature_options(command: F) -> F:
         click.option(
             "--pixels-per-class", type=int, help="Samples of a class in an image [default: 3]."
         ),
+        click.option(
+            "--pixels-per-image",
+            type=int,
+            help="Samples of an image, of all its pixels alike, in place of that.",
+        ),
         click.option("--sample-seed", type=int, help="Seed of the choice of pixels [default: 0]."),
     )
     for option in reversed(options):
@@ -110,11 +115,12 @@ def with_features(params: "Params", options: dict[str, Any]) -> "Params":
     """Put the values of :func:`feature_options` into the params, taking them out of ``options``."""
     from pipeline.params import override
 
-    activation, context, count, seed = (options.pop(name) for name in _FEATURE_OPTIONS)
+    activation, context, of_class, of_image, seed = map(options.pop, _FEATURE_OPTIONS)
+    samples = {"pixels_per_class": of_class, "pixels_per_image": of_image, "seed": seed}
     features = {"activation": activation, "context": scopes_of(context)}
     return params.model_copy(
         update={
             "features": override(params.features, features),
-            "samples": override(params.samples, {"pixels_per_class": count, "seed": seed}),
+            "samples": override(params.samples, samples),
         }
     )

@@ -43,13 +43,7 @@ def _drawn(image_id: str, records: ImageRecords, identity: Identity, drawing: Dr
         return 0  # it will be reported when it is read
     if drawing.void_as_background:
         label = np.where(label == identity.void, np.uint8(0), label)
-    ys, _ = draw_pixels(
-        label,
-        image_id,
-        void=identity.void,
-        pixels_per_class=drawing.pixels_per_class,
-        seed=drawing.seed,
-    )
+    ys, _ = draw_pixels(label, image_id, drawing, void=identity.void)
     return len(ys)
 
 

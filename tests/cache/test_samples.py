@@ -128,15 +128,16 @@ def test_the_seed_and_the_image_id_decide(make_sketch, tmp_path):
     assert one == again
     assert one != other
     label = np.zeros((40, 40), np.uint8)
-    pixels = [draw_pixels(label, i, void=255, pixels_per_class=9, seed=0) for i in ("a", "b")]
+    pixels = [draw_pixels(label, i, Drawing(pixels_per_class=9), void=255) for i in ("a", "b")]
     assert not np.array_equal(pixels[0], pixels[1])
 
 
-def test_pixels_are_drawn_evenly():
+@pytest.mark.parametrize("count", ["pixels_per_class", "pixels_per_image"])
+def test_pixels_are_drawn_evenly(count):
     label = np.zeros((4, 5), np.uint8)
     counts = np.zeros(label.shape)
     for seed in range(2000):
-        ys, xs = draw_pixels(label, "i", void=255, pixels_per_class=5, seed=seed)
+        ys, xs = draw_pixels(label, "i", Drawing(**{count: 5}, seed=seed), void=255)
         counts[ys, xs] += 1
     assert counts.sum() == 10_000
     assert 420 < counts.min() <= counts.max() < 580  # 500 expected, standard deviation 19
@@ -152,12 +153,40 @@ def test_pixels_are_drawn_evenly():
 )
 def test_draw_pixels(height, width, pixels_per_class, void, seed):
     label = np.random.default_rng(seed).choice([0, 1, 3, 255], (height, width)).astype(np.uint8)
-    ys, xs = draw_pixels(label, "i", void=void, pixels_per_class=pixels_per_class, seed=seed)
+    drawing = Drawing(pixels_per_class=pixels_per_class, seed=seed)
+    ys, xs = draw_pixels(label, "i", drawing, void=void)
     assert len(set(zip(ys.tolist(), xs.tolist(), strict=True))) == len(ys)
     found = np.bincount(label[ys, xs], minlength=256)
     there = np.bincount(label.ravel(), minlength=256)
     there[void] = 0
     np.testing.assert_array_equal(found, np.minimum(there, pixels_per_class))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 30),
+    st.sampled_from([0, 3, 255]),
+    st.integers(0, 2**31),
+)
+def test_draw_pixels_of_all_classes_alike(height, width, count, void, seed):
+    label = np.random.default_rng(seed).choice([0, 1, 3, 255], (height, width)).astype(np.uint8)
+    drawing = Drawing(pixels_per_image=count, pixels_per_class=1, seed=seed)
+    ys, xs = draw_pixels(label, "i", drawing, void=void)
+    assert len(set(zip(ys.tolist(), xs.tolist(), strict=True))) == len(ys)
+    assert len(ys) == min(count, np.count_nonzero(label != void))
+    assert (label[ys, xs] != void).all()
+
+
+def test_classes_are_as_frequent_among_pixels_of_an_image_as_in_it():
+    label = np.zeros((30, 30), np.uint8)
+    label[:3] = 1
+    of_one = [
+        np.count_nonzero(label[draw_pixels(label, str(i), drawing, void=255)] == 1)
+        for i, drawing in enumerate([Drawing(pixels_per_image=100)] * 200)
+    ]
+    assert 9.4 < np.mean(of_one) < 10.6  # 10 expected, standard deviation 0.2
 
 
 def test_an_image_of_nothing_but_void_gives_none(make_sketch, tmp_path):
