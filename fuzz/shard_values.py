@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from fuzz.json_values import mutate_json, to_text
 from pipeline.cache.layout import (
+    BIAS,
     DEFLATED,
+    KERNEL,
     PLAIN,
+    VALUES,
     Extent,
     Form,
     Front,
@@ -57,10 +60,12 @@ class ShardParts:
             for part in (front.identity, front.details, front.table)
         )
         said = json.loads(identity)
-        names = [tap["name"] for tap in said["taps"]]
-        names += ["scales"] if said["dtype"] == "int8" else []
+        computed = "recompute_first" in said
+        names = [tap["name"] for tap in said["taps"][computed:]]
+        names += ["scales"] if said["dtype"] == "int8" and names else []
         names += ["label", "image", "label_original"]
         places = [(image_id, name) for image_id in json.loads(details)["images"] for name in names]
+        places += [("", name) for name in (KERNEL, BIAS, VALUES) if computed]
         return cls(bytearray(content), identity, details, unpack_rows(table), places)
 
     def index(self, image_id: str, name: str) -> int:

@@ -7,13 +7,24 @@ features made from them.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 FORMAT = "hypercolumn-cache"
 FORMAT_VERSION = 3
+
+
+_Length = Annotated[int, Field(ge=1, le=1000)]
+_Padding = Annotated[int, Field(ge=0, le=1000)]
 
 
 class TapIdentity(BaseModel):
@@ -26,6 +37,16 @@ class TapIdentity(BaseModel):
     modules: tuple[str, ...]
     channels: int = Field(ge=1)
     stride: int = Field(ge=0)
+
+
+class ConvolutionIdentity(BaseModel):
+    """A convolution without its numbers: kernel, stride and padding, of rows and of columns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernel: tuple[_Length, _Length]
+    stride: tuple[_Length, _Length]
+    padding: tuple[_Padding, _Padding]
 
 
 class Identity(BaseModel):
@@ -51,6 +72,9 @@ class Identity(BaseModel):
         Names of the label values 0, 1, ...
     void : int
         The label of pixels that do not count.
+    recompute_first : ConvolutionIdentity, optional
+        The first tap is not stored: it is the network's first convolution, which readers apply to
+        the stored image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +88,15 @@ class Identity(BaseModel):
     dtype: Literal["float16", "float32", "int8"]
     classes: tuple[str, ...] = Field(min_length=1, max_length=256)
     void: int = Field(ge=0, le=255)
+    recompute_first: ConvolutionIdentity | None = None
+
+    @model_serializer(mode="wrap")
+    def _unless_stored(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing: caches from before it was there keep their fingerprints."""
+        content: dict[str, Any] = write(self)
+        if self.recompute_first is None:
+            del content["recompute_first"]
+        return content
 
     @field_validator("taps")
     @classmethod
@@ -84,6 +117,11 @@ class Identity(BaseModel):
         return [tap.channels for tap in self.taps]
 
     @property
+    def stored_taps(self) -> tuple[TapIdentity, ...]:
+        """The taps that are stored: all, or all but the first."""
+        return self.taps if self.recompute_first is None else self.taps[1:]
+
+    @property
     def fingerprint(self) -> str:
         """Hexadecimal digest (xxh3, 128 bits) of all fields and the format's version."""
         content = [FORMAT, FORMAT_VERSION, self.model_dump(mode="json")]
@@ -93,6 +131,9 @@ class Identity(BaseModel):
     def differences(self, other: "Identity") -> list[str]:
         """Say field by field where ``other`` is not the same: ``"dtype: float16, not int8"``."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        if (self.recompute_first is None) != (other.recompute_first is None):
+            for identity, content in ((self, mine), (other, theirs)):
+                content["recompute_first"] = identity.recompute_first is not None
         if self.tap_names != other.tap_names:
             mine["taps"], theirs["taps"] = self.tap_names, other.tap_names
         return [

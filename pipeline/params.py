@@ -66,6 +66,7 @@ class ExtractParams(_Section):
     input_size: str = "224"
     geometry: Literal["half_pixel", "align_corners"] = "half_pixel"
     dtype: Literal["float16", "float32", "int8"] = "float16"
+    recompute_first: bool = False
     compression: Literal["gzip"] | None = None
     images_per_shard: int = Field(default=64, ge=1)
     batch_size: int | None = Field(default=None, ge=1)

@@ -11,6 +11,7 @@ from pipeline.backbones.taps import NAMED_TAPS, Tap, TapInfo, parse_tap, parse_t
 
 if TYPE_CHECKING:
     from pipeline.backbones.backbone import Backbone, load_backbone
+    from pipeline.backbones.first import first_convolution
 
 __all__ = [
     "NAMED_TAPS",
@@ -18,6 +19,7 @@ __all__ = [
     "Preprocessing",
     "Tap",
     "TapInfo",
+    "first_convolution",
     "load_backbone",
     "parse_tap",
     "parse_taps",
@@ -29,4 +31,8 @@ def __getattr__(name: str) -> Any:
         from pipeline.backbones import backbone
 
         return getattr(backbone, name)
+    if name == "first_convolution":
+        from pipeline.backbones import first
+
+        return first.first_convolution
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

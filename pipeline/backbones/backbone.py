@@ -141,6 +141,15 @@ class Backbone:
         """
         return self._outline.feature_shapes(height, width)
 
+    def first_module(self) -> nn.Conv2d | None:
+        """Return the module of the first tap, if it is one convolution of the image itself."""
+        name, *others = self.taps[0].modules
+        if others or not self._outline.takes_the_image(name):
+            return None
+        network: Any = self._tapped.network
+        module = network.get_submodule(name)
+        return module if isinstance(module, nn.Conv2d) else None
+
     def identity(self) -> dict[str, Any]:
         """Return all that decides a feature's value but the image, ready for JSON."""
         return {

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from pipeline.backbones.networks import build_skeleton, expand_module
 from pipeline.backbones.taps import Tap, TapInfo
-from pipeline.backbones.tracing import TappedNetwork, blank_image, last_to_run, tensors_used
+from pipeline.backbones.tracing import (
+    TappedNetwork,
+    blank_image,
+    last_to_run,
+    takes_the_image,
+    tensors_used,
+)
 from pipeline.errors import BackboneError
 
 Shape = tuple[int, int, int]
@@ -81,6 +87,10 @@ class Outline:
                     raise self._not_a_map(tap)
             self._shapes[size] = shapes
         return list(self._shapes[size])
+
+    def takes_the_image(self, module: str) -> bool:
+        """Tell whether a module of a tap is applied to the image, and to nothing else."""
+        return takes_the_image(copy.deepcopy(self.skeleton), module, _PROBE_SIZE)
 
     def _resolve(self, tap: Tap) -> Tap:
         """Replace modules that stand for several by those."""

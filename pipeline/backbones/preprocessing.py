@@ -137,10 +137,14 @@ class Preprocessing:
     def normalize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn a resized image ``(h, w, 3)`` uint8 into the backbone's float32 ``(3, h, w)``."""
         # There are only 256 values, so each is computed once and looked up.
+        return np.stack([v[image[:, :, c]] for c, v in enumerate(self.values())])
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """Return what the backbone is given for each value of each channel, (3, 256)."""
         values = np.arange(256, dtype=np.float32)[:, None].repeat(3, axis=1)
         if self.normalization == "imagenet":
             values = (values / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD
-        return np.stack([values[:, c][image[:, :, c]] for c in range(3)])
+        return np.ascontiguousarray(values.T)
 
     def as_dict(self) -> dict[str, str]:
         """Return the fields as plain values, for the configuration of a cache or a head."""

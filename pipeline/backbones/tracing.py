@@ -115,6 +115,25 @@ def last_to_run(skeleton: nn.Module, modules: Sequence[str], size: int, *, backb
     return run[-1]
 
 
+def takes_the_image(skeleton: nn.Module, module: str, size: int) -> bool:
+    """Tell whether what a module is given is the image as the network is given it.
+
+    Parameters
+    ----------
+    skeleton
+        As for :func:`last_to_run`.
+    """
+    image = blank_image(size, size)
+    given: list[bool] = []
+
+    def note(_module: nn.Module, inputs: Any) -> None:
+        given.append(inputs[0] is image and image._version == 0)
+
+    skeleton.get_submodule(module).register_forward_pre_hook(note)
+    TappedNetwork(skeleton, [module], module)(image)
+    return given == [True]
+
+
 def tensors_used(tapped: TappedNetwork, size: int) -> frozenset[str]:
     """Return the names of the parameters and buffers that the taps depend on.
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache.computed import FeatureMap
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.pixels import Drawing, Samples, draw_pixels
 from pipeline.cache.reader import CachedSplit
@@ -48,13 +49,13 @@ class SampleDrawer:
         self._empty = np.empty((0, sum(channels)), np.float32)
         self._drawn: list[_Drawn] = []
 
-    def draw(self, image_id: str, maps: Sequence[StoredArray], label: NDArray[np.uint8]) -> None:
+    def draw(self, image_id: str, maps: Sequence[FeatureMap], label: NDArray[np.uint8]) -> None:
         """Draw from an image.
 
         Parameters
         ----------
         image_id : str
-        maps : sequence of StoredArray, each (C, h, w)
+        maps : sequence of StoredArray or ComputedMap, each (C, h, w)
             The maps of :attr:`taps`.
         label : array of uint8, shape (H, W)
         """
@@ -71,18 +72,18 @@ class SampleDrawer:
         )
         self._drawn.append(_Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs))
 
-    def _cells(self, maps: Sequence[StoredArray]) -> list[Cells]:
+    def _cells(self, maps: Sequence[FeatureMap]) -> list[Cells]:
         """Turn maps into what hypercolumns are read from; only what is pooled is decoded whole."""
         features = self._drawing.features
-        cells = [Cells(_size(m.values), partial(_activated, features, m)) for m in maps]
+        cells = [Cells(m.size, partial(_activated, features, m)) for m in maps]
         pools = features.pools(self.taps)
         whole = {i: features.activate(torch.from_numpy(maps[i].decoded())) for i, _ in pools}
         pooled = [StoredArray(features.pool(whole[i], scope).numpy()) for i, scope in pools]
-        return cells + [Cells(_size(m.values), partial(_read, m)) for m in pooled]
+        return cells + [Cells(m.size, partial(_read, m)) for m in pooled]
 
     def draw_stored(self, image: StoredImage) -> None:
         """Draw from an image as a shard holds it."""
-        maps = [image.arrays[tap] for tap in self.taps]
+        maps = [image.map(tap) for tap in self.taps]
         label: NDArray[Any] = image.arrays["label"].values
         self.draw(image.image_id, maps, label)
 
@@ -106,15 +107,11 @@ class SampleDrawer:
         )
 
 
-def _size(values: NDArray[Any]) -> tuple[int, int]:
-    return values.shape[1], values.shape[2]
-
-
-def _read(m: StoredArray, ys: Tensor, xs: Tensor) -> Tensor:
+def _read(m: FeatureMap, ys: Tensor, xs: Tensor) -> Tensor:
     return torch.from_numpy(m.cells_at(ys.numpy(), xs.numpy()))
 
 
-def _activated(features: Features, m: StoredArray, ys: Tensor, xs: Tensor) -> Tensor:
+def _activated(features: Features, m: FeatureMap, ys: Tensor, xs: Tensor) -> Tensor:
     return features.activate(_read(m, ys, xs))
 
 

@@ -47,6 +47,11 @@ class StoredArray:
         hasher.update(np.ascontiguousarray(self.values).data)
         return hasher.hexdigest()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a feature map."""
+        return self.values.shape[1], self.values.shape[2]
+
     def decoded(self) -> NDArray[np.float32]:
         """Give the float32 feature map (C, h, w); that is ``values`` itself if it is one."""
         if self.values.dtype == np.float32:

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.layout import DEFLATED, MOST_DEFLATE, PLAIN, Form, array_names
+from pipeline.cache.layout import (
+    BIAS,
+    DEFLATED,
+    KERNEL,
+    MOST_DEFLATE,
+    PLAIN,
+    VALUES,
+    Form,
+    array_names,
+    shard_names,
+)
 from pipeline.cache.shards import RESERVED
 from pipeline.identity import Identity
 
@@ -37,10 +47,13 @@ class Forms:
     ----------
     names : tuple of str
         Of the arrays of an image, in order.
+    of_shard : tuple of str
+        Of those that belong to no image.
     """
 
     def __init__(self, identity: Identity) -> None:
         self.names = tuple(array_names(identity))
+        self.of_shard = tuple(shard_names(identity))
         self._identity = identity
         self._known: dict[tuple[str, bytes], Form] = {}
 
@@ -68,7 +81,10 @@ class Forms:
             fits = shape[2:] == ((3,) if name == "image" else ())
         elif name == "scales":
             pixels, kind, most = (1, *shape), "float32", _MOST_PIXELS
-            fits = shape == (sum(identity.tap_channels),)
+            fits = shape == (sum(tap.channels for tap in identity.stored_taps),)
+        elif name in self.of_shard:
+            pixels, kind, most = (1, *shape)[:2], "float32", _MOST_PIXELS
+            fits = shape == self._shard_shape(name)
         else:
             # A map may be a little larger than its image, by the padding of its convolutions.
             pixels, kind, most = shape[1:], identity.dtype, 4 * _MOST_PIXELS
@@ -81,18 +97,23 @@ class Forms:
         if form.bytes != size if form.filter == PLAIN else size > form.bytes * MOST_DEFLATE:
             raise ValueError(f"{shape} values in {form.bytes} bytes")
 
+    def _shard_shape(self, name: str) -> tuple[int, ...]:
+        channels, geometry = self._identity.tap_channels[0], self._identity.recompute_first
+        cells = 0 if geometry is None else prod(geometry.kernel)
+        return {KERNEL: (channels, 3, cells), BIAS: (channels,), VALUES: (3, 256)}[name]
 
-def require_values(identity: Identity, name: str, values: NDArray[Any]) -> None:
-    """Refuse labels that are no classes, and scales that are no positive numbers.
+    def require_values(self, name: str, values: NDArray[Any]) -> None:
+        """Refuse labels that are no classes, and scales that are no positive numbers.
 
-    Raises
-    ------
-    ValueError
-        If there are such.
-    """
-    if name in ("label", "label_original"):
-        strange = (values >= len(identity.classes)) & (values != identity.void)
-        if strange.any():
-            raise ValueError(f"the label {values[strange][0]} is no class")
-    if name == "scales" and not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError("a scale is not a positive number")
+        Raises
+        ------
+        ValueError
+            If there are such.
+        """
+        identity = self._identity
+        if name in ("label", "label_original"):
+            strange = (values >= len(identity.classes)) & (values != identity.void)
+            if strange.any():
+                raise ValueError(f"the label {values[strange][0]} is no class")
+        if name == "scales" and not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError("a scale is not a positive number")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.cache.files import UNREADABLE, damaged
 from pipeline.cache.handles import ShardFile
-from pipeline.cache.layout import ROW, Front, array_names, header_digest
+from pipeline.cache.layout import ROW, Front, array_names, header_digest, shard_names
 from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.names import is_plain
@@ -111,7 +111,8 @@ class ShardHeader:
     @property
     def rows(self) -> int:
         """How many arrays the shard has."""
-        return len(self.details.images) * len(array_names(self.identity))
+        images = len(self.details.images) * len(array_names(self.identity))
+        return images + len(shard_names(self.identity))
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ from pipeline.identity import FORMAT, FORMAT_VERSION, Identity
 
 USERBLOCK = 512
 IDENTITY, DETAILS, TABLE = "\\identity", "\\details", "\\table"
+KERNEL, BIAS, VALUES = "\\kernel", "\\bias", "\\values"
 """Names of the datasets of a shard that are no images: no image has a backslash in its name."""
 
 PLAIN, DEFLATED = 0, 1
@@ -198,5 +199,11 @@ def place_digest(image_id: str, name: str, form: bytes) -> xxhash.xxh3_128:
 
 def array_names(identity: Identity) -> list[str]:
     """Name the arrays of an image in the order of the file: what training reads comes first."""
-    scales = ["scales"] if identity.dtype == "int8" else []
-    return [*identity.tap_names, *scales, "label", "image", "label_original"]
+    taps = [tap.name for tap in identity.stored_taps]
+    scales = ["scales"] if identity.dtype == "int8" and taps else []
+    return [*taps, *scales, "label", "image", "label_original"]
+
+
+def shard_names(identity: Identity) -> list[str]:
+    """Name the arrays that belong to no image, in the order of their rows, behind all others."""
+    return [] if identity.recompute_first is None else [KERNEL, BIAS, VALUES]

@@ -1,22 +1,29 @@
 """Reading a cache: what it holds, and values that have been checked against their digests."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.deflating import inflate
+from pipeline.cache.checked import read_arrays
+from pipeline.cache.computed import ComputedMap, FeatureMap, convolution_of
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.files import UNREADABLE, damaged
-from pipeline.cache.forms import Forms, is_needed, require_values
-from pipeline.cache.handles import Handles, Part
+from pipeline.cache.forms import Forms, is_needed
+from pipeline.cache.handles import Handles, ShardFile
 from pipeline.cache.headers import ShardDetails, ShardHeader, Skipped, Sources, scan_shards
-from pipeline.cache.layout import DEFLATED, Form, Front, place_digest, require_inside
-from pipeline.cache.shards import RESERVED, StoredImage
+from pipeline.cache.layout import ROW, Front, Row
+from pipeline.cache.shards import StoredImage
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError, CacheNotFoundError
-from pipeline.identity import Identity
+from pipeline.identity import ConvolutionIdentity, Identity
+
+if TYPE_CHECKING:
+    from pipeline.hypercolumn import FirstConvolution
 
 
 class FeatureCache:
@@ -64,7 +71,7 @@ class FeatureCache:
             split = self.splits.setdefault(name, CachedSplit(name, self.identity, self._handles))
             split.append(header)
 
-    def __getitem__(self, split: str) -> "CachedSplit":
+    def __getitem__(self, split: str) -> CachedSplit:
         """Give a split that is complete.
 
         Raises
@@ -198,11 +205,16 @@ class CachedSplit:
         """Read feature maps (C, h, w), in float32."""
         return [stored.decoded() for stored in self.stored_maps(image_id, taps)]
 
-    def stored_maps(self, image_id: str, taps: Sequence[str]) -> list[StoredArray]:
-        """Read feature maps as they are stored."""
+    def stored_maps(self, image_id: str, taps: Sequence[str]) -> list[FeatureMap]:
+        """Read feature maps as they are stored, or what one is computed from that is not."""
         self._require_taps(taps)
-        arrays = self._read(image_id, taps)
-        return [arrays[tap] for tap in taps]
+        first, geometry = self.identity.tap_names[0], self.identity.recompute_first
+        if geometry is None or first not in taps:
+            arrays = self._read(image_id, taps)
+            return [arrays[tap] for tap in taps]
+        arrays = self._read(image_id, {*taps, "image"} - {first})
+        computed = ComputedMap(arrays["image"].values, self._convolution(image_id, geometry))
+        return [computed if tap == first else arrays[tap] for tap in taps]
 
     def _require_taps(self, taps: Sequence[str]) -> None:
         if strange := set(taps) - set(self.identity.tap_names):
@@ -235,9 +247,11 @@ class CachedSplit:
 
     def stored(self, image_id: str) -> StoredImage:
         """Read everything that is stored for an image, as it is stored."""
-        arrays = self._read(image_id, (*self.identity.tap_names, *RESERVED))
+        arrays = self._read(image_id, self._forms.names)
         self._require_one_size(image_id, arrays)
-        return StoredImage(image_id, arrays, self.sources[image_id])
+        geometry = self.identity.recompute_first
+        first = None if geometry is None else self._convolution(image_id, geometry)
+        return StoredImage(image_id, arrays, self.sources[image_id], first)
 
     def _require_one_size(self, image_id: str, arrays: Mapping[str, StoredArray]) -> None:
         if arrays["label"].values.shape != arrays["image"].values.shape[:2]:
@@ -247,34 +261,42 @@ class CachedSplit:
         return self._read(image_id, [name])[name].values
 
     def _read(self, image_id: str, names: Collection[str]) -> dict[str, StoredArray]:
-        """Read arrays, and use none before all that is known of it has been checked."""
+        """Read arrays of an image, and use none before all that is known of it has been checked."""
+        path, file = self._open(image_id)
+        every, names = self._forms.names, frozenset(names)
+        start = self._numbers[image_id] * len(every)
+        rows = self._rows(image_id, file, start, every)
+        wanted = {name: row for name, row in rows.items() if is_needed(name, names)}
+        return self._scaled(
+            read_arrays(path, file, image_id, wanted, self._forms, self._handles.beside)
+        )
+
+    def _convolution(self, image_id: str, geometry: ConvolutionIdentity) -> FirstConvolution:
+        """Read what gives the tap that is not stored, from the shard that holds an image."""
+        path, file = self._open(image_id)
+        names = self._forms.of_shard
+        start = file.front.table.bytes // ROW.itemsize - len(names)
+        rows = self._rows(image_id, file, start, names)
+        arrays = read_arrays(path, file, "", rows, self._forms, self._handles.beside)
+        try:
+            return convolution_of(arrays, geometry)
+        except ValueError as error:
+            raise damaged(path, f"{names[0]} is damaged", error) from error
+
+    def _open(self, image_id: str) -> tuple[Path, ShardFile]:
+        """Give the shard that an image lies in."""
         if image_id not in self.where:
             raise CacheNotFoundError(f"split '{self.name}' of the cache has no image '{image_id}'")
-        path, every, names = self.where[image_id], self._forms.names, frozenset(names)
-        front, name = self._fronts[path], "table"
-        forms: dict[str, Form] = {}
-        arrays: dict[str, StoredArray] = {}
+        path = self.where[image_id]
+        return path, self._handles.get(path, self._fronts[path])
+
+    def _rows(
+        self, image_id: str, file: ShardFile, start: int, names: Sequence[str]
+    ) -> dict[str, Row]:
         try:
-            file = self._handles.get(path, front)
-            rows = file.rows(self._numbers[image_id] * len(every), len(every))
-            wanted = {n: row for n, row in zip(every, rows, strict=True) if is_needed(n, names)}
-            parts = []
-            for name, row in wanted.items():
-                forms[name] = form = self._forms.of(name, row.form)
-                require_inside(row.offset, form.bytes, front.size)
-                digest = place_digest(image_id, name, row.form)
-                parts.append(Part(row.offset, form.bytes, digest))
-            contents = file.digested(parts, self._handles.beside)
-            for name, content, part in zip(wanted, contents, parts, strict=True):
-                if part.digest.digest() != wanted[name].digest:
-                    raise ValueError("it does not match its digest")
-                arrays[name] = stored = _stored(content, forms[name])
-                require_values(self.identity, name, stored.values)
-        except CacheError:  # some of which are errors of the system as well
-            raise
+            return dict(zip(names, file.rows(start, len(names)), strict=True))
         except UNREADABLE as error:
-            raise self._damaged(image_id, name, error) from error
-        return self._scaled(arrays)
+            raise self._damaged(image_id, "table", error) from error
 
     def _scaled(self, arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
         """Give every map its scales."""
@@ -282,7 +304,7 @@ class CachedSplit:
         if scales is None:
             return arrays
         start = 0
-        for tap in self.identity.taps:
+        for tap in self.identity.stored_taps:
             if tap.name in arrays:
                 scale = scales.values[start : start + tap.channels]
                 arrays[tap.name] = StoredArray(arrays[tap.name].values, scale)
@@ -292,10 +314,3 @@ class CachedSplit:
     def _damaged(self, image_id: str, name: str, error: Exception) -> CacheDamagedError:
         """Say which array of which file is damaged."""
         return damaged(self.where[image_id], f"{image_id}/{name} is damaged", error)
-
-
-def _stored(content: NDArray[np.uint8], form: Form) -> StoredArray:
-    """Make an array of its bytes as they are stored."""
-    if form.filter == DEFLATED:
-        return StoredArray(inflate(content.data, form.dtype, form.shape), deflated=content)
-    return StoredArray(content.view(form.dtype).reshape(form.shape))

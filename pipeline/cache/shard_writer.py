@@ -4,16 +4,19 @@ Through HDF5's own interface rather than h5py's classes, and with as few calls a
 took as long as a third of the network.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import h5py
 import numpy as np
 from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 
+from pipeline.cache.computed import arrays_of
 from pipeline.cache.deflating import LEVEL, deflate
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.files import set_text
@@ -38,6 +41,9 @@ from pipeline.cache.shards import ShardPlan, StoredImage
 from pipeline.cache.whole_hdf5 import chunk_offset, written_hdf5
 from pipeline.identity import FORMAT, FORMAT_VERSION, Identity
 
+if TYPE_CHECKING:
+    from pipeline.hypercolumn import FirstConvolution
+
 
 @dataclass
 class ShardWriter:
@@ -53,6 +59,7 @@ class ShardWriter:
     plan: ShardPlan
     identity: Identity
     compression: str | None
+    first: FirstConvolution | None
     skipped: dict[str, str] = field(default_factory=dict)
     _written: list[str] = field(default_factory=list)
     _rows: list[bytes] = field(default_factory=list)
@@ -61,22 +68,25 @@ class ShardWriter:
     def add(self, image: StoredImage) -> None:
         """Write an image; the images of a shard come in the order of its plan."""
         arrays = dict(image.arrays)
-        if self.identity.dtype == "int8":
-            scales = (arrays[tap].scale for tap in self.identity.tap_names)
+        names = array_names(self.identity)
+        if "scales" in names:
+            scales = (arrays[tap.name].scale for tap in self.identity.stored_taps)
             arrays["scales"] = StoredArray(np.concatenate([s for s in scales if s is not None]))
         # Masks shrink to a few per cent, and this one is read once per evaluation.
-        deflated = ["label_original", *(self.identity.tap_names if self.compression else ())]
+        deflated = names if self.compression else ["label_original"]
         layout = h5p.create(h5p.GROUP_CREATE)
         layout.set_obj_track_times(False)  # the same images give the same bytes
         group = h5g.create(self.file.id, image.image_id.encode(), gcpl=layout)
-        for name in array_names(self.identity):
-            array = arrays[name]
+        for name in names:
             write = _write_deflated if name in deflated else _write_plain
-            offset, form, content = write(group, name, array)
-            digest = place_digest(image.image_id, name, form)
-            digest.update(content)
-            self._rows.append(Row(offset, form, digest.digest()).pack())
+            self._note(image.image_id, name, write(group, name, arrays[name]))
         self._written.append(image.image_id)
+
+    def _note(self, image_id: str, name: str, written: _Written) -> None:
+        offset, form, content = written
+        digest = place_digest(image_id, name, form)
+        digest.update(content)
+        self._rows.append(Row(offset, form, digest.digest()).pack())
 
     @uninterrupted()
     def finish(self, dataset: str, software: Mapping[str, str]) -> Front:
@@ -91,6 +101,10 @@ class ShardWriter:
         self.file.attrs["format_version"] = FORMAT_VERSION
         set_text(self.file.attrs, "kind", "shard")
         set_text(self.file.attrs, "fingerprint", self.identity.fingerprint)
+        if self.first is not None:
+            root = h5g.open(self.file.id, b"/")
+            for name, array in arrays_of(self.first).items():
+                self._note("", name, _write_plain(root, name, array))
         identity = self.identity.model_dump_json().encode()
         details = self._details(dataset, software).model_dump_json().encode()
         table = np.frombuffer(b"".join(self._rows), ROW)
@@ -130,6 +144,7 @@ def written_shard(
     dataset: str,
     software: Mapping[str, str],
     compression: str | None = None,
+    first: FirstConvolution | None = None,
 ) -> Iterator[ShardWriter]:
     """Open a shard for writing that takes its place only when the block has ended well.
 
@@ -144,7 +159,9 @@ def written_shard(
     software : mapping
         Versions.
     compression : {None, "gzip"}
-        HDF5 filter for the maps.
+        HDF5 filter for all arrays.
+    first : FirstConvolution, optional
+        What gives the first tap, if the identity says that it is not stored.
 
     Raises
     ------
@@ -153,7 +170,7 @@ def written_shard(
     """
     found: list[Front] = []
     with written_hdf5(plan.path, lambda size: replace(found[0], size=size).pack()) as file:
-        writer = ShardWriter(file, plan, identity, compression)
+        writer = ShardWriter(file, plan, identity, compression, first)
         yield writer
         found.append(writer.finish(dataset, software))
 

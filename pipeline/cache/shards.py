@@ -10,6 +10,7 @@ To whoever opens a shard with HDF5 it is::
         label_original  (H0, W0) uint8 the mask as it was, for the official protocol
     /\identity         text           what the features were made with, as JSON
     /\details          text           which images, from which files, as JSON
+    /\kernel, /\bias, /\values   float32, what the first tap is computed with if it is not stored
     /\table            a row for each array: where it lies, and its digest
 
 The pipeline finds the same without HDF5, by :mod:`pipeline.cache.layout`. Maps are stored
@@ -17,18 +18,25 @@ contiguous and uncompressed unless asked for otherwise: real features compress b
 five to ten times the reading time.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.computed import ComputedMap, FeatureMap
 from pipeline.cache.deflating import deflate
 from pipeline.cache.encoding import StoredArray, encode
 from pipeline.cache.headers import ShardHeader, Sources, shard_name
 from pipeline.errors import CacheError
 from pipeline.identity import Identity
+
+if TYPE_CHECKING:
+    from pipeline.hypercolumn import FirstConvolution
 
 RESERVED = ("label", "label_original", "image")
 """Names of the datasets of an image that are not taps."""
@@ -39,11 +47,27 @@ _MOST_IMAGES = 25_000
 
 @dataclass(frozen=True)
 class StoredImage:
-    """Everything a shard holds of one image, as it is stored."""
+    """Everything a shard holds of one image, as it is stored.
+
+    Attributes
+    ----------
+    image_id : str
+    arrays : mapping of name to StoredArray
+    sources : mapping
+    first : FirstConvolution, optional
+        What gives the map that is not stored, if there is one.
+    """
 
     image_id: str
     arrays: Mapping[str, StoredArray]
     sources: Sources
+    first: FirstConvolution | None = None
+
+    def map(self, tap: str) -> FeatureMap:
+        """Give the map of a tap: the one that is stored, or how it is computed."""
+        if self.first is None or tap in self.arrays:
+            return self.arrays[tap]
+        return ComputedMap(self.arrays["image"].values, self.first)
 
 
 @dataclass(frozen=True)
@@ -54,6 +78,7 @@ class ImageRecord:
     ----------
     image_id : str
     maps : mapping of tap name to array of float32, shape (C, h, w)
+        At least those that are stored.
     label : array of uint8, shape (H, W)
     label_original : array of uint8, shape (H0, W0)
     image : array of uint8, shape (H, W, 3)
@@ -68,8 +93,15 @@ class ImageRecord:
     image: NDArray[np.uint8]
     sources: Sources
 
-    def stored(self, identity: Identity) -> StoredImage:
+    def stored(self, identity: Identity, first: FirstConvolution | None = None) -> StoredImage:
         """Turn it into what is stored.
+
+        Parameters
+        ----------
+        identity : Identity
+            Of the cache.
+        first : FirstConvolution, optional
+            What gives the map that the identity says is not stored.
 
         Raises
         ------
@@ -77,13 +109,15 @@ class ImageRecord:
             If a value is not finite, or does not fit the dtype of the cache.
         """
         arrays = {
-            tap: encode(self.maps[tap], identity.dtype, image_id=self.image_id, tap=tap)
-            for tap in identity.tap_names
+            tap.name: encode(
+                self.maps[tap.name], identity.dtype, image_id=self.image_id, tap=tap.name
+            )
+            for tap in identity.stored_taps
         }
         arrays |= {name: StoredArray(getattr(self, name)) for name in ("label", "image")}
         original = self.label_original
         arrays["label_original"] = StoredArray(original, deflated=deflate(original))
-        return StoredImage(self.image_id, arrays, self.sources)
+        return StoredImage(self.image_id, arrays, self.sources, first)
 
 
 @dataclass(frozen=True)

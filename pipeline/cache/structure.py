@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import h5py
 import numpy as np
-from h5py import h5d, h5z
+from h5py import h5, h5d, h5z
 
 from pipeline.cache.arrays import own_member
 from pipeline.cache.files import (
@@ -21,7 +21,7 @@ from pipeline.cache.files import (
 from pipeline.cache.forms import Forms
 from pipeline.cache.handles import ShardFile
 from pipeline.cache.headers import ShardHeader
-from pipeline.cache.layout import DEFLATED, DETAILS, IDENTITY, ROW, TABLE, Extent, Form
+from pipeline.cache.layout import DEFLATED, DETAILS, IDENTITY, ROW, TABLE, Extent, Form, shard_names
 from pipeline.cache.whole_hdf5 import chunk_offset
 from pipeline.errors import CacheError
 from pipeline.identity import FORMAT, FORMAT_VERSION
@@ -43,11 +43,11 @@ def check_structure(header: ShardHeader) -> None:
             _require_root(file, header)
             for image_id, forms in _forms(header):
                 place = image_id
-                group = own_member(file, image_id, h5py.Group)
-                if {*group} != {*forms}:
+                group = own_member(file, image_id, h5py.Group) if image_id else file
+                if image_id and {*group} != {*forms}:
                     raise ValueError("it has other members")
                 for name, (offset, form) in forms.items():
-                    place = f"{image_id}/{name}"
+                    place = f"{image_id}/{name}".removeprefix("/")
                     _require_array(own_member(group, name, h5py.Dataset), offset, form)
     except CacheError:
         raise
@@ -56,14 +56,16 @@ def check_structure(header: ShardHeader) -> None:
 
 
 def _forms(header: ShardHeader) -> Iterator[tuple[str, dict[str, tuple[int, Form]]]]:
-    """Give the offsets and forms of every image's arrays, by their names."""
+    """Give the offsets and forms of every image's arrays, by their names, and those of no image."""
     file, forms = ShardFile(header.path), Forms(header.identity)
     if file.front != header.front:
         raise ValueError("it has been written anew")
-    count = len(forms.names)
-    for number, image_id in enumerate(header.details.images):
-        rows = zip(forms.names, file.rows(number * count, count), strict=True)
+    start = 0
+    owners = [*((i, forms.names) for i in header.details.images), ("", forms.of_shard)]
+    for image_id, names in owners:
+        rows = zip(names, file.rows(start, len(names)), strict=True)
         yield image_id, {name: (row.offset, forms.of(name, row.form)) for name, row in rows}
+        start += len(names)
 
 
 def _require_root(file: h5py.File, header: ShardHeader) -> None:
@@ -75,7 +77,10 @@ def _require_root(file: h5py.File, header: ShardHeader) -> None:
         raise ValueError("its attribute format_version is another one")
     front = header.front
     parts = {IDENTITY: front.identity, DETAILS: front.details, TABLE: front.table}
-    if {*file} != {*parts, *header.details.images}:
+    expected = {*parts, *shard_names(header.identity), *header.details.images}
+    in_order: list[bytes] = []  # of which HDF5 keeps another index
+    file.id.links.iterate(in_order.append, idx_type=h5.INDEX_CRT_ORDER, order=h5.ITER_NATIVE)
+    if {*file} != expected or {name.decode() for name in in_order} != expected:
         raise ValueError("it has other members")
     for name, part in parts.items():
         dataset = own_member(file, name, h5py.Dataset)

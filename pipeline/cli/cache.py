@@ -37,7 +37,7 @@ def info(path: Path, as_json: bool) -> None:
         "backbone": f"{identity['backbone']}, weights {identity['weights']}",
         "taps": f"{taps}; {sum(tap['channels'] for tap in identity['taps'])} channels",
         "preprocessing": f"{settings}, {identity['geometry']}",
-        "stored as": identity["dtype"],
+        "stored as": _stored_as(identity),
         "classes": f"{', '.join(identity['classes'])}; void {identity['void']}",
         "size": _megabytes(found["bytes"]),
     }
@@ -54,6 +54,12 @@ def info(path: Path, as_json: bool) -> None:
         click.echo(f"{key:<{width}}  {text}")
     for problem in found["problems"]:
         click.echo(problem)
+
+
+def _stored_as(identity: dict[str, Any]) -> str:
+    if "recompute_first" not in identity:
+        return str(identity["dtype"])
+    return f"{identity['dtype']}; {identity['taps'][0]['name']} is computed from the image"
 
 
 def _split_text(state: dict[str, Any]) -> str:

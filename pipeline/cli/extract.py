@@ -23,6 +23,8 @@ from pipeline.cli.options import (
     "                   --dataset my-data --split train --out cache/mine --input-size short:320\n"
     "  pipeline extract --backbone resnet18 --tap conv1 --tap layer2.0.conv1 \\\n"
     "                   --tap layer4.1.conv2 --dataset my-data --out cache/resnet18\n"
+    "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 --dtype int8 \\\n"
+    "                   --recompute-first\n"
     "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 --workers 8\n"
     "  pipeline extract --backbone vgg11 --dataset my-data --out cache/vgg11 \\\n"
     "                   --backend dask --address tcp://scheduler:8786\n"
@@ -71,6 +73,13 @@ from pipeline.cli.options import (
     "--dtype",
     type=click.Choice(["float16", "float32", "int8"]),
     help="How maps are stored [default: float16].",
+)
+@click.option(
+    "--recompute-first/--store-first",
+    default=None,
+    help="Do not store the first tap, where it is the network's first convolution, but compute it "
+    "from the stored image when it is read: for VGG-11 half of the cache "
+    "[default: --store-first].",
 )
 @click.option("--compression", type=click.Choice(["gzip"]), help="Smaller, and slower to read.")
 @click.option("--images-per-shard", type=int, help="Images in one file [default: 64].")
@@ -168,6 +177,7 @@ def extract(
         preprocessing=Preprocessing(chosen.input, chosen.input_size),
         geometry=chosen.geometry,
         dtype=chosen.dtype,
+        recompute_first=chosen.recompute_first,
         compression=chosen.compression,
         images_per_shard=chosen.images_per_shard,
         batch_size=chosen.batch_size,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
     from pipeline.hypercolumn.features import Features
+    from pipeline.hypercolumn.first_convolution import FirstConvolution, on_one_thread
     from pipeline.hypercolumn.geometry import Geometry
     from pipeline.hypercolumn.grid import MAX_GRID
     from pipeline.hypercolumn.head import DenseHead
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "columns": ("Cells", "hypercolumn_map", "hypercolumns_at", "read_columns"),
     "features": ("Features",),
+    "first_convolution": ("FirstConvolution", "on_one_thread"),
     "geometry": ("Geometry",),
     "grid": ("MAX_GRID",),
     "head": ("DenseHead",),
@@ -32,12 +34,14 @@ __all__ = [
     "Cells",
     "DenseHead",
     "Features",
+    "FirstConvolution",
     "Geometry",
     "Target",
     "head_loss",
     "hypercolumn_map",
     "hypercolumns_at",
     "labels_of",
+    "on_one_thread",
     "read_columns",
 ]
 

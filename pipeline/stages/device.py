@@ -44,17 +44,3 @@ def memory_named(what: str) -> Iterator[None]:
         raise DeviceMemoryError(
             f"{what}: does not fit the GPU's memory; use --device cpu, or a smaller --input-size"
         ) from error
-
-
-@contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Have torch compute on the calling thread alone, where others compute beside it.
-
-    Threads of its own would wait for a core, and those that wait for them keep another one busy.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

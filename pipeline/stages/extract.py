@@ -7,10 +7,10 @@ from dataclasses import replace as copy
 from pathlib import Path
 from typing import Literal
 
-from pipeline.backbones import Backbone, Preprocessing
+from pipeline.backbones import Backbone, Preprocessing, first_convolution
 from pipeline.cache import Drawing, total_images
 from pipeline.data import VocDataset
-from pipeline.identity import Identity, TapIdentity
+from pipeline.identity import ConvolutionIdentity, Identity, TapIdentity
 from pipeline.locks import Lock
 from pipeline.progress import Progress, Silent
 from pipeline.stages.image_records import ImageRecords
@@ -55,6 +55,7 @@ def extract(
     preprocessing: Preprocessing | None = None,
     geometry: Literal["half_pixel", "align_corners"] = "half_pixel",
     dtype: Literal["float16", "float32", "int8"] = "float16",
+    recompute_first: bool = False,
     compression: Literal["gzip"] | None = None,
     images_per_shard: int = 64,
     batch_size: int | None = None,
@@ -88,8 +89,11 @@ def extract(
         How hypercolumns are read from the maps.
     dtype : {"float16", "float32", "int8"}
         How maps are stored.
+    recompute_first : bool
+        Whether the first tap is not stored but computed from the stored image by whoever reads it,
+        in float32; for taps that begin with the network's first convolution.
     compression : {None, "gzip"}
-        HDF5 filter for the maps.
+        HDF5 filter for all that is stored of an image.
     images_per_shard : int
         Images in one file.
     batch_size : int, optional
@@ -123,6 +127,8 @@ def extract(
     ------
     DataError
         If an image, mask or split file cannot be used, and ``on_error`` is ``"stop"``.
+    BackboneError
+        If the first tap is to be computed from the image and cannot.
     CacheMismatchError
         If ``out`` holds a cache that was made otherwise, and ``replace`` is not set.
     CacheOverflowError
@@ -141,7 +147,14 @@ def extract(
     preprocessing = preprocessing or Preprocessing()
     drawing = drawing or Drawing()
     progress = progress or Silent()
-    identity = identity_of(dataset, backbone, preprocessing, geometry=geometry, dtype=dtype)
+    identity = identity_of(
+        dataset,
+        backbone,
+        preprocessing,
+        geometry=geometry,
+        dtype=dtype,
+        recompute_first=recompute_first,
+    )
     drawing.features.select(identity.tap_names)
     records = ImageRecords(
         dataset,
@@ -233,8 +246,16 @@ def identity_of(
     *,
     geometry: Literal["half_pixel", "align_corners"],
     dtype: Literal["float16", "float32", "int8"],
+    recompute_first: bool = False,
 ) -> Identity:
-    """Give the identity of the cache that :func:`extract` would write."""
+    """Give the identity of the cache that :func:`extract` would write.
+
+    Raises
+    ------
+    BackboneError
+        If the first tap is to be computed from the image and cannot.
+    """
+    first = first_convolution(backbone, preprocessing) if recompute_first else None
     return Identity(
         backbone=backbone.name,
         weights=backbone.weights_digest,
@@ -250,4 +271,9 @@ def identity_of(
         dtype=dtype,
         classes=dataset.classes,
         void=dataset.void,
+        recompute_first=None
+        if first is None
+        else ConvolutionIdentity(
+            kernel=first.kernel.shape[2:], stride=first.stride, padding=first.padding
+        ),
     )

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone, Preprocessing
+from pipeline.backbones import Backbone, Preprocessing, first_convolution
 from pipeline.backbones.threads import in_order
 from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources, StoredImage
 from pipeline.data import VocDataset, image_size
 from pipeline.data.voc import parse_split
 from pipeline.errors import BackboneError, DataError, DeviceMemoryError
+from pipeline.hypercolumn import FirstConvolution
 from pipeline.identity import Identity, file_digest
 from pipeline.progress import Progress
 
@@ -110,19 +111,27 @@ class ImageRecords:
                 raise DataError(str(error)) from error
             return "unreadable"
 
-    def bytes_of(self, image_id: str, dtype: str) -> int:
+    def first(self, identity: Identity) -> FirstConvolution | None:
+        """Give what the first tap is computed with in a cache that does not store it."""
+        if identity.recompute_first is None:
+            return None
+        return first_convolution(self._backbone, self._preprocessing)
+
+    def bytes_of(self, image_id: str, identity: Identity) -> int:
         """Give the bytes that an image will take in the cache."""
+        taps = identity.stored_taps
         try:
             height, width = image_size(self._dataset.image_path(image_id))
             size = self._preprocessing.target_size(height, width)
-            values = sum(c * h * w for c, h, w in self._backbone.feature_shapes(*size))
+            shapes = self._backbone.feature_shapes(*size)[-len(taps) :] if taps else []
+            values = sum(c * h * w for c, h, w in shapes)
         except (DataError, BackboneError):
             return 0  # it will be reported when it is read
-        taps = self._backbone.taps
-        scales = 4 * sum(tap.channels for tap in taps) if dtype == "int8" else 0
+        scales = 4 * sum(tap.channels for tap in taps) if identity.dtype == "int8" else 0
         headers = _BYTES_PER_IMAGE + _BYTES_PER_DATASET * (len(taps) + len(RESERVED))
         label_and_image, label_original = 4 * size[0] * size[1], height * width // 20
-        return values * BYTES_PER_VALUE[dtype] + scales + headers + label_and_image + label_original
+        values *= BYTES_PER_VALUE[identity.dtype]
+        return values + scales + headers + label_and_image + label_original
 
     def label(self, image_id: str) -> NDArray[np.uint8]:
         """Read a mask, (H, W) at the network's input size.
@@ -165,13 +174,15 @@ class ImageRecords:
         self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
     ) -> Generator[StoredImage]:
         """Do all there is to do with an image in one thread, while its maps are in the cache."""
+        first = self.first(identity)
 
         def work(source: tuple[str, Sources]) -> tuple[str, StoredImage | DataError]:
             image_id, loaded = self._loaded(source)
             if isinstance(loaded, DataError):
                 return image_id, loaded
             maps = self._backbone(torch.from_numpy(loaded.inputs)[None])
-            return image_id, self._record(loaded, [m[0].numpy() for m in maps]).stored(identity)
+            record = self._record(loaded, [m[0].numpy() for m in maps])
+            return image_id, record.stored(identity, first)
 
         images = in_order(work, sources.items(), threads=self._batch_size, alone=True)
         with closing(images):
@@ -181,6 +192,7 @@ class ImageRecords:
         self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
     ) -> Generator[StoredImage]:
         """Decode and encode in threads beside the GPU, which takes images of one size together."""
+        first = self.first(identity)
         loading = in_order(self._loaded, sources.items(), threads=_BESIDE_GPU)
         with closing(loading):
             records = (
@@ -188,7 +200,7 @@ class ImageRecords:
                 for batch in self._batches(self._usable(loading, skipped))
                 for item, maps in zip(batch, self._maps(_stacked(batch), batch), strict=True)
             )
-            storing = in_order(lambda r: r.stored(identity), records, threads=_BESIDE_GPU)
+            storing = in_order(lambda r: r.stored(identity, first), records, threads=_BESIDE_GPU)
             with closing(storing):
                 yield from storing
 

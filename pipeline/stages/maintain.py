@@ -113,6 +113,7 @@ def repair_cache(
         preprocessing=Preprocessing.from_dict(identity.preprocessing),
         geometry=identity.geometry,
         dtype=identity.dtype,
+        recompute_first=identity.recompute_first is not None,
         compression=made_from.get("compression"),
         images_per_shard=made_from.get("images_per_shard", _images_per_shard(headers)),
         drawing=_drawing(path, splits, made_from),

@@ -84,7 +84,7 @@ class Outlook:
             for split in splits
             for images in self._unsampled(split, plans, left)
         )
-        shards = bytes_of_shards(left, self.records, self.identity.dtype)
+        shards = bytes_of_shards(left, self.records, self.identity)
         # While the samples of the shards are put together, they lie there twice.
         self.progress.say(require_room(self.out, shards + samples, samples, self.identity))
         if changed := changed_images(self.out, own, self.identity):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone, Preprocessing
+from pipeline.backbones import Backbone, Preprocessing, first_convolution
 from pipeline.data import (
     list_images,
     read_image,
@@ -20,7 +20,7 @@ from pipeline.data import (
 )
 from pipeline.errors import BackboneError, DataError
 from pipeline.heads import Head, load_head
-from pipeline.hypercolumn import labels_of
+from pipeline.hypercolumn import FirstConvolution, labels_of
 from pipeline.identity import file_digest
 from pipeline.progress import Progress, Silent
 from pipeline.refinement import choose_refinement
@@ -84,6 +84,10 @@ class Segmenter:
             identity, weights=weights, seed=seed, device=self._device, what=str(head)
         )
         self.preprocessing = Preprocessing.from_dict(identity.preprocessing)
+        # The head was trained on a map computed in this way, on whichever device it was trained.
+        self._first: FirstConvolution | None = None
+        if identity.recompute_first is not None and identity.tap_names[0] in self.head.taps:
+            self._first = first_convolution(self.backbone, self.preprocessing)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -105,8 +109,10 @@ class Segmenter:
         resized = self.preprocessing.resize_image(image)
         inputs = torch.from_numpy(self.preprocessing.normalize(resized))[None].to(self._device)
         names = [tap.name for tap in self.backbone.taps]
-        maps = dict(zip(names, self.backbone(inputs), strict=True))
-        used = [maps[name][0].float() for name in self.head.taps]
+        maps = {n: m[0].float() for n, m in zip(names, self.backbone(inputs), strict=True)}
+        if self._first is not None:
+            maps[names[0]] = torch.from_numpy(self._first.map(resized)).to(self._device)
+        used = [maps[name] for name in self.head.taps]
         scores = self.head.scores(used, (resized.shape[0], resized.shape[1]))
         if self.refinement is not None:
             scores = self.refinement(self.head.probabilities(scores), resized)

@@ -16,10 +16,18 @@ _MASKS_LOOKED_AT = 50
 """From how many masks of a split it is estimated how many samples will be drawn."""
 
 
-def bytes_of_shards(plans: Sequence[ShardPlan], records: ImageRecords, dtype: str) -> int:
+def bytes_of_shards(plans: Sequence[ShardPlan], records: ImageRecords, identity: Identity) -> int:
     """Give the bytes that shards will take."""
-    images = sum(records.bytes_of(image_id, dtype) for plan in plans for image_id in plan.sources)
-    return images + _BYTES_PER_FILE * len(plans)
+    images = sum(records.bytes_of(i, identity) for plan in plans for i in plan.sources)
+    return images + (_BYTES_PER_FILE + _bytes_of_first(identity)) * len(plans)
+
+
+def _bytes_of_first(identity: Identity) -> int:
+    """Give what every shard holds for a first tap that is not stored."""
+    if identity.recompute_first is None:
+        return 0
+    height, width = identity.recompute_first.kernel
+    return 4 * (identity.tap_channels[0] * (3 * height * width + 1) + 3 * 256)
 
 
 def bytes_of_samples(

@@ -35,9 +35,9 @@ from pipeline.cache import (
     writing,
 )
 from pipeline.errors import CacheError, CacheNotFoundError
+from pipeline.hypercolumn import on_one_thread
 from pipeline.identity import Identity
 from pipeline.progress import Progress
-from pipeline.stages.device import on_one_thread
 from pipeline.stages.image_records import ImageRecords
 from pipeline.stages.outlook import Outlook
 from pipeline.stages.part import Part, Plans

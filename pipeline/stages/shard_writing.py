@@ -95,6 +95,7 @@ class ShardWriting:
             dataset=self.dataset,
             software=versions(),
             compression=self.compression,
+            first=self.records.first(self.identity),
         ) as writer:
             with closing(self._images(plan, stock, skipped)) as images:
                 for image, is_new in images:

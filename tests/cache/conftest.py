@@ -7,12 +7,39 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.cache import FeatureCache, ImageRecord, ShardPlan, plan_shards, written_shard
-from pipeline.identity import Identity, TapIdentity
+from pipeline.hypercolumn import FirstConvolution
+from pipeline.identity import ConvolutionIdentity, Identity, TapIdentity
 
 IMAGE_IDS = ("zebra_7", "cow.1", "2008_000003")  # neither sorted by name nor by length
 SIZES = ((12, 10), (7, 9), (1, 5))
+
+_RANDOM = np.random.default_rng(7)
+CONVOLUTION = FirstConvolution(
+    _RANDOM.normal(0, 1, (3, 3, 3, 3)).astype(np.float32),
+    _RANDOM.normal(0, 1, 3).astype(np.float32),
+    _RANDOM.normal(0, 1, (3, 256)).astype(np.float32),
+    stride=(1, 1),
+    padding=(1, 1),
+)
+
+
+def convolved(convolution: FirstConvolution, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Apply a convolution to an image in the slow and obvious way."""
+    (sy, sx), (py, px) = convolution.stride, convolution.padding
+    channels, _, kh, kw = convolution.kernel.shape
+    inputs = np.stack([convolution.values[c][image[:, :, c]] for c in range(3)]).astype(np.float64)
+    padded = np.pad(inputs, ((0, 0), (py, py), (px, px)))
+    rows = range(0, padded.shape[1] - kh + 1, sy)
+    columns = range(0, padded.shape[2] - kw + 1, sx)
+    found = np.empty((channels, len(rows), len(columns)))
+    for i, y in enumerate(rows):
+        for j, x in enumerate(columns):
+            window = padded[:, y : y + kh, x : x + kw]
+            found[:, i, j] = (convolution.kernel * window).sum(axis=(1, 2, 3)) + convolution.bias
+    return found.astype(np.float32)
 
 
 @dataclass
@@ -22,6 +49,7 @@ class Sketch:
     identity: Identity
     records: dict[str, ImageRecord]
     plans: list[ShardPlan] = field(default_factory=list)
+    first: FirstConvolution | None = None
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -56,11 +84,12 @@ class Sketch:
             dataset="sketch",
             software={"sketch": "1.0"},
             compression=compression,
+            first=self.first,
         ) as writer:
             writer.skipped |= skipped or {}
             for image_id in plan.sources:
                 if image_id not in writer.skipped:
-                    writer.add(self.records[image_id].stored(self.identity))
+                    writer.add(self.records[image_id].stored(self.identity, self.first))
 
 
 @pytest.fixture
@@ -86,27 +115,36 @@ def make_identity() -> Callable[..., Identity]:
 
 
 @pytest.fixture
-def make_sketch(make_identity: Callable[..., Identity]) -> Callable[..., Sketch]:
+def recompute_first() -> bool:
+    """Say whether the first tap is not stored; modules for which it matters try both."""
+    return False
+
+
+@pytest.fixture
+def make_sketch(
+    recompute_first: bool, make_identity: Callable[..., Identity]
+) -> Callable[..., Sketch]:
     """Make random records; the values of an image depend on its id alone."""
 
     def make(**changes: Any) -> Sketch:
-        identity = make_identity(**changes)
+        first = CONVOLUTION if recompute_first else None
+        geometry = ConvolutionIdentity(kernel=(3, 3), stride=(1, 1), padding=(1, 1))
+        identity = make_identity(recompute_first=first and geometry, **changes)
         records = {}
         for image_id, (height, width) in zip(IMAGE_IDS, SIZES, strict=True):
             rng = np.random.default_rng(list(image_id.encode()))
-            cells = {"shallow": (height, width), "deep": (-(-height // 4), -(-width // 4))}
+            image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            cells = -(-height // 4), -(-width // 4)
+            deep = rng.normal(0, 5, (4, *cells)).astype(np.float32)
             label = rng.choice([0, 1, 2, 255], (height, width), p=[0.6, 0.1, 0.2, 0.1])
             records[image_id] = ImageRecord(
                 image_id=image_id,
-                maps={
-                    tap.name: rng.normal(0, 5, (tap.channels, *cells[tap.name])).astype(np.float32)
-                    for tap in identity.taps
-                },
+                maps={"shallow": convolved(CONVOLUTION, image), "deep": deep},
                 label=label.astype(np.uint8),
                 label_original=rng.integers(0, 3, (height + 2, width + 1), dtype=np.uint8),
-                image=rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+                image=image,
                 sources={"image_digest": f"i-{image_id}", "mask_digest": f"m-{image_id}"},
             )
-        return Sketch(identity, records)
+        return Sketch(identity, records, first=first)
 
     return make

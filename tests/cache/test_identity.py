@@ -5,13 +5,14 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from pipeline.identity import Identity, TapIdentity
+from pipeline.identity import ConvolutionIdentity, Identity, TapIdentity
 
 
 def tap(name="shallow", modules=("a.0",), channels=3, stride=1):
     return TapIdentity(name=name, modules=modules, channels=channels, stride=stride)
 
 
+FIRST = ConvolutionIdentity(kernel=(3, 3), stride=(1, 1), padding=(1, 1))
 CHANGES = [
     ("backbone", "vgg11"),
     ("weights", "4567"),
@@ -28,6 +29,7 @@ CHANGES = [
     ("classes", ("ground", "cow")),
     ("classes", ("cow", "ground", "Schäfchen")),
     ("void", 254),
+    ("recompute_first", FIRST),
 ]
 
 
@@ -49,6 +51,24 @@ def test_differences_say_what_is_and_what_is_not(make_identity):
     one, other = make_identity(), make_identity(dtype="int8", void=0)
     assert one.differences(other) == ["dtype: float32, not int8", "void: 255, not 0"]
     assert one.differences(make_identity()) == []
+
+
+def test_what_is_recomputed_is_named_briefly(make_identity):
+    one, other = make_identity(recompute_first=FIRST), make_identity()
+    assert one.differences(other) == ["recompute_first: true, not false"]
+    assert other.differences(one) == ["recompute_first: false, not true"]
+    assert one.differences(one) == []
+    wider = FIRST.model_copy(update={"stride": (2, 2)})
+    (difference,) = one.differences(make_identity(recompute_first=wider))
+    assert difference.startswith("recompute_first: ")
+    again = Identity.model_validate_json(one.model_dump_json())
+    assert (again, again.fingerprint) == (one, one.fingerprint)
+
+
+def test_caches_from_before_there_was_recompute_first_keep_their_fingerprints(make_identity):
+    one = make_identity()
+    assert "recompute_first" not in one.model_dump_json()
+    assert one.fingerprint == "abcbdf72fa4ac2370867801967ffaab7"
 
 
 def test_taps_are_named_briefly(make_identity):

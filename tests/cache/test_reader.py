@@ -13,6 +13,7 @@ import pytest
 from fuzz.shard_values import ShardParts, of_version
 from pipeline.cache import FeatureCache, ShardHeader, handles
 from pipeline.cache.files import describe
+from pipeline.cache.layout import PLAIN, Form, Row, place_digest
 from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 
 TAPS = ("shallow", "deep")
@@ -27,11 +28,28 @@ def written(record, name):
     return record.maps[name] if name in TAPS else getattr(record, name)
 
 
+@pytest.fixture(params=[False, True], ids=["store first", "recompute first"])
+def recompute_first(request):
+    return request.param
+
+
+def stored_names(sketch):
+    """Give what is stored of an image."""
+    return [*(tap.name for tap in sketch.identity.stored_taps), *OTHERS]
+
+
 def assert_equals(split, sketch):
     assert set(split.image_ids) == set(sketch.records)
     for image_id, record in sketch.records.items():
         for name in (*TAPS, *OTHERS):
-            np.testing.assert_array_equal(read(split, image_id, name), written(record, name))
+            assert_value(read(split, image_id, name), record, name, sketch)
+
+
+def assert_value(found, record, name, sketch):
+    """Compare what is stored to the bit, and what is computed up to rounding."""
+    exact = name in stored_names(sketch)
+    assert found.dtype == written(record, name).dtype
+    np.testing.assert_allclose(found, written(record, name), rtol=0, atol=0 if exact else 1e-5)
 
 
 @pytest.mark.parametrize("compression", [None, "gzip"])
@@ -45,8 +63,9 @@ def test_everything_comes_back(make_sketch, tmp_path, images_per_shard, compress
         assert split.size(image_id) == record.label.shape
         stored = split.stored(image_id)
         assert stored.sources == split.sources[image_id] == record.sources
-        assert set(stored.arrays) == {*TAPS, *OTHERS}
-        np.testing.assert_array_equal(stored.arrays["deep"].values, record.maps["deep"])
+        assert set(stored.arrays) == set(stored_names(sketch))
+        for tap in TAPS:
+            assert_value(stored.map(tap).decoded(), record, tap, sketch)
     assert split.dataset == "sketch"
     assert split.software == {"sketch": "1.0"}
     assert cache.identity == sketch.identity
@@ -127,7 +146,7 @@ def test_arrays_that_lie_apart_are_read_apart(make_sketch, tmp_path, monkeypatch
     monkeypatch.setattr(handles, "_GAP", 0)
     deep, shallow = split.maps("zebra_7", ["deep", "shallow"])
     np.testing.assert_array_equal(deep, sketch.records["zebra_7"].maps["deep"])
-    np.testing.assert_array_equal(shallow, sketch.records["zebra_7"].maps["shallow"])
+    assert_value(shallow, sketch.records["zebra_7"], "shallow", sketch)
     assert deep.base is not shallow.base
 
 
@@ -181,8 +200,11 @@ def test_a_flipped_byte_of_any_payload_is_found(make_sketch, tmp_path, name, dty
     sketch = make_sketch(dtype=dtype)
     sketch.write(tmp_path)
     path = sketch.plans[0].path
+    place = f"cow.1/{name}"
+    if name not in stored_names(sketch):
+        place = "\\kernel"
     with h5py.File(path) as file:
-        dataset = file["cow.1"][name]
+        dataset = file[place]
         if dataset.chunks:
             chunk = dataset.id.get_chunk_info(0)
             start, size = chunk.byte_offset, chunk.size
@@ -198,7 +220,7 @@ def test_a_flipped_byte_of_any_payload_is_found(make_sketch, tmp_path, name, dty
             read(split, "cow.1", name)
         message = str(caught.value)
         assert str(path) in message
-        assert f"cow.1/{name}" in message
+        assert f"{place} is damaged" in message
         assert "run 'pipeline cache repair'" in message
         assert "\n" not in message
         with pytest.raises(CacheDamagedError):
@@ -215,7 +237,8 @@ def test_a_changed_byte_of_a_row_of_the_table_is_found(make_sketch, tmp_path, po
     path = sketch.plans[0].path
     whole = bytearray(path.read_bytes())
     front = ShardHeader.read(path).front
-    whole[front.table.offset + 48 * 7 + position] ^= 1  # deep, of the second image
+    row = ShardParts.of(whole).index("cow.1", "deep")
+    whole[front.table.offset + 48 * row + position] ^= 1
     path.write_bytes(whole)
     split = FeatureCache(tmp_path)["train"]
     with pytest.raises(CacheDamagedError, match=r"cow\.1/deep is damaged"):
@@ -381,7 +404,7 @@ def test_two_divisions_of_a_split_are_not_mixed(make_sketch, tmp_path):
 
 def test_require_names_every_field_that_differs(make_sketch, make_identity, tmp_path):
     cache = make_sketch().write(tmp_path)
-    cache.require(make_identity(), what="the head h")
+    cache.require(cache.identity, what="the head h")
     with pytest.raises(CacheMismatchError, match=r"the head h needs .*dtype: .*geometry: |geom"):
         cache.require(make_identity(dtype="int8", geometry="align_corners"), what="the head h")
 
@@ -429,4 +452,48 @@ def test_a_split_can_be_read_in_spawned_processes(make_sketch, tmp_path):
         futures = {i: pool.submit(split.maps, i, TAPS) for i in sketch.records}
     for image_id, future in futures.items():
         for tap, found in zip(TAPS, future.result(), strict=True):
-            np.testing.assert_array_equal(found, sketch.records[image_id].maps[tap])
+            assert_value(found, sketch.records[image_id], tap, sketch)
+
+
+def test_a_map_is_computed_from_no_image_that_is_damaged(tmp_path, make_sketch, recompute_first):
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    path = sketch.plans[0].path
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(sketch.records["cow.1"].image.tobytes())] ^= 1
+    path.write_bytes(whole)
+    split = FeatureCache(tmp_path)["train"]
+    split.maps("cow.1", ["deep"])
+    if not recompute_first:
+        split.maps("cow.1", ["shallow"])
+        return
+    with pytest.raises(CacheDamagedError, match=r"cow\.1/image is damaged"):
+        split.maps("cow.1", ["shallow"])
+
+
+@pytest.mark.parametrize("name", ["\\kernel", "\\bias", "\\values"])
+def test_what_a_map_is_computed_with_is_checked_like_all_else(tmp_path, make_sketch, name):
+    """Of a shape that does not belong to the identity, or with values that cannot be."""
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    if sketch.first is None:
+        return
+    path = sketch.plans[0].path
+    whole = path.read_bytes()
+    for shape, value in (((1, 3, 9), 0), (None, np.nan), (None, np.inf)):
+        parts = ShardParts.of(whole)
+        number = parts.index("", name)
+        form = Form.unpack(parts.rows[number].form)
+        values = np.full(shape or form.shape, value, np.float32)
+        offset = parts.add(values.tobytes()).offset
+        packed = Form(values.nbytes, values.shape, values.dtype, PLAIN).pack()
+        digest = place_digest("", name, packed)
+        digest.update(values.data)
+        parts.rows[number] = Row(offset, packed, digest.digest())
+        path.write_bytes(parts.together())
+        split = FeatureCache(tmp_path)["train"]
+        split.maps("cow.1", ["deep"])
+        with pytest.raises(CacheDamagedError, match=r"\\\w+ is damaged"):
+            split.maps("cow.1", ["shallow"])
+        with pytest.raises(CacheDamagedError, match=r"\\\w+ is damaged"):
+            split.stored("cow.1")

@@ -17,6 +17,11 @@ def sketch(make_sketch, tmp_path, request):
     return sketch
 
 
+@pytest.fixture(params=[False, True], ids=["store first", "recompute first"])
+def recompute_first(request):
+    return request.param
+
+
 def header(sketch):
     return ShardHeader.read(sketch.plans[0].path)
 
@@ -87,10 +92,9 @@ def copied_array(file):
 
 def copied_chunk(file):
     values = file["cow.1/label_original"][()]
+    file.create_dataset("copy", data=values, chunks=values.shape, compression="gzip")
     del file["cow.1/label_original"]
-    file.create_dataset(
-        "cow.1/label_original", data=values, chunks=values.shape, compression="gzip"
-    )
+    file.move("copy", "cow.1/label_original")
 
 
 def linked_array(file):

@@ -340,7 +340,7 @@ def test_what_will_be_written_is_known_before(scenes, backbone, tmp_path, dtype,
     )
     plans = plan_shards(tmp_path, "val", records.sources(ids), 4)
     identity = identity_of(scenes, backbone, preprocessing, geometry="half_pixel", dtype=dtype)
-    told = bytes_of_shards(plans, records, dtype)
+    told = bytes_of_shards(plans, records, identity)
     told += bytes_of_samples(ids, records, identity, Drawing())
     extract(
         *(scenes, backbone, tmp_path),

@@ -64,6 +64,7 @@ def otherwise(name: str, dataset: VocDataset) -> dict[str, Any]:
         "size": lambda: {"preprocessing": Preprocessing(input_size="short:48")},
         "geometry": lambda: {"geometry": "align_corners"},
         "dtype": lambda: {"dtype": "float32"},
+        "what is stored": lambda: {"recompute_first": True},
         "class names": lambda: {
             "dataset": replace(dataset, classes=(*dataset.classes[:-1], "worm"))
         },
@@ -90,6 +91,7 @@ def otherwise(name: str, dataset: VocDataset) -> dict[str, Any]:
         ("size", 'preprocessing: .*"native".*, not .*"short:48"'),
         ("geometry", "geometry: half_pixel, not align_corners"),
         ("dtype", "dtype: float16, not float32"),
+        ("what is stored", "recompute_first: false, not true"),
         ("class names", 'classes: .*"snake"], not .*"worm"]'),
         ("void", "void: 255, not 254"),
     ],

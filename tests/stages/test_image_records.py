@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from pipeline import Backbone, FeatureCache, Preprocessing, VocDataset, load_backbone
-from pipeline.cache import RESERVED
+from pipeline.cache import RESERVED, plan_shards
 from pipeline.errors import DataError, DeviceMemoryError
 from pipeline.stages.extract import identity_of
 from pipeline.stages.image_records import ImageRecords
 from pipeline.stages.inspect import verify_cache
+from pipeline.stages.room import bytes_of_shards
 
 SQUARE = Preprocessing(input_size="48")
 
@@ -199,8 +200,14 @@ class TestFilesThatChangeMeanwhile:
         assert (again.computed, again.skipped) == (1, [])
 
 
+@pytest.mark.parametrize("recompute_first", [False, True])
 def test_sizes_are_known_before_anything_is_computed(
-    dataset: VocDataset, backbone: Backbone, listening: Any, run: Any, tmp_path: Path
+    dataset: VocDataset,
+    backbone: Backbone,
+    listening: Any,
+    run: Any,
+    tmp_path: Path,
+    recompute_first: bool,
 ) -> None:
     records = ImageRecords(
         dataset,
@@ -210,12 +217,15 @@ def test_sizes_are_known_before_anything_is_computed(
         skip=False,
         progress=listening,
     )
-    run(splits=["val"], dtype="int8", images_per_shard=1)
-    for part, image_id in enumerate(dataset.image_ids("val")):
-        size = (tmp_path / "cache" / f"val-{part:05d}-of-00002.h5").stat().st_size
-        assert records.bytes_of(image_id, "int8") == pytest.approx(size, rel=0.1)
+    run(splits=["val"], dtype="int8", recompute_first=recompute_first, images_per_shard=1)
+    cache = FeatureCache(tmp_path / "cache")
+    identity = cache.identity
+    for plan in plan_shards(cache.path, "val", cache["val"].sources, 1):
+        told = bytes_of_shards([plan], records, identity)
+        assert told == pytest.approx(plan.path.stat().st_size, rel=0.1)
+        (image_id,) = plan.sources
     dataset.image_path(image_id).write_bytes(b"no image")
-    assert records.bytes_of(image_id, "int8") == 0  # said when it is read
+    assert records.bytes_of(image_id, identity) == 0  # said when it is read
 
 
 def test_values_are_those_of_the_image_as_it_is_preprocessed(
