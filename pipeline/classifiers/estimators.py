@@ -135,6 +135,7 @@ def _mlp(
     seed: int,
     *,
     hidden: int = 512,
+    members: int = 1,
     epochs: int | None = None,
     batch_size: int | str = 200,
     learning_rate: float = 1e-3,
@@ -149,6 +150,7 @@ def _mlp(
     return _scaled(
         TorchMLPClassifier(
             hidden=hidden,
+            members=members,
             epochs=20 if epochs is None else epochs,
             patience=3 if epochs is None and schedule == "constant" else None,
             batch_size=_samples_per_step(batch_size),
@@ -259,6 +261,7 @@ def _check_value(estimator: str, option: str, value: Any) -> None:
     whole = number and isinstance(value, int) and value >= 1
     rules: dict[str, tuple[bool, str]] = {
         "hidden": (whole, "a whole number from 1"),
+        "members": (whole, "a whole number from 1"),
         "epochs": (whole, "a whole number from 1"),
         "batch_size": (whole or value == "full", "a whole number from 1, or 'full'"),
         "learning_rate": (number and value > 0, "above 0"),

@@ -49,7 +49,11 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     hidden : int
-        Hidden units.
+        Hidden units, of each member.
+    members : int
+        How many perceptrons are trained, each from other initial weights and with the samples in
+        another order (deep ensembles: Lakshminarayanan et al., NeurIPS 2017). The mean of their
+        logits is one perceptron of ``members * hidden`` units, which is what comes out.
     activation : {"relu", "tanh", "logistic", "identity"}
         Of the hidden units.
     epochs : int
@@ -79,19 +83,21 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-    coefs_ : list of float32 ndarrays of shapes (n_features, hidden) and (hidden, n_classes)
-    intercepts_ : list of float32 ndarrays of shapes (hidden,) and (n_classes,)
+    coefs_ : list of float32 ndarrays of shapes (n_features, units) and (units, n_classes)
+        With ``units = members * hidden``.
+    intercepts_ : list of float32 ndarrays of shapes (units,) and (n_classes,)
     loss_curve_ : list of float
-        Mean training loss of each epoch.
+        Mean training loss of each epoch, of the last member.
     n_features_in_ : int
     n_iter_ : int
-        Epochs run.
+        Epochs run, by the last member.
     """
 
     def __init__(
         self,
         hidden: int = 512,
         *,
+        members: int = 1,
         activation: str = "relu",
         epochs: int = 20,
         batch_size: int = 200,
@@ -106,6 +112,7 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
+        self.members = members
         self.activation = activation
         self.epochs = epochs
         self.batch_size = batch_size
@@ -171,20 +178,18 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         device = self._torch_device()
         random = check_random_state(self.random_state)
-        parameters = [
-            p.to(device).requires_grad_()
-            for p in self._initial(X.shape[1], len(self.classes_), random)
-        ]
-        self.loss_curve_ = self._train(
-            parameters,
-            X,
-            torch.from_numpy(codes.astype(np.int64)),
-            torch.as_tensor(weights, dtype=torch.float32, device=device),
-            random,
-        )
+        targets = torch.from_numpy(codes.astype(np.int64))
+        class_weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
+        members: list[list[NDArray[np.float32]]] = []
+        for _ in range(self.members):
+            initial = self._initial(X.shape[1], len(self.classes_), random)
+            parameters = [p.to(device).requires_grad_() for p in initial]
+            self.loss_curve_ = self._train(parameters, X, targets, class_weights, random)
+            members.append([p.detach().cpu().numpy() for p in parameters])
         self.n_iter_ = len(self.loss_curve_)
-        arrays = [p.detach().cpu().numpy() for p in parameters]
-        self.coefs_, self.intercepts_ = arrays[::2], arrays[1::2]
+        w1, b1, w2, b2 = zip(*members, strict=True)
+        self.coefs_ = [np.concatenate(w1, axis=1), np.concatenate(w2) / np.float32(self.members)]
+        self.intercepts_ = [np.concatenate(b1), np.mean(b2, axis=0)]
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float32]:

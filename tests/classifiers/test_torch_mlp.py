@@ -188,3 +188,20 @@ def test_the_learning_rate_goes_to_zero_along_half_a_cosine(monkeypatch: Any) ->
     ).fit(X, y)
     expected = [0.25 * (1 + np.cos(np.pi * step / 12)) for step in range(12)]
     np.testing.assert_allclose(rates, expected)
+
+
+def test_members_are_perceptrons_of_their_own_and_their_logits_are_averaged() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 5)).astype(np.float32), np.resize([0, 1, 2], 60)
+    random = np.random.RandomState(3)
+    options: dict[str, Any] = {"hidden": 6, "epochs": 4, "batch_size": 20, "dropout": 0.5}
+    alone = [TorchMLPClassifier(**options, random_state=random).fit(X, y) for _ in range(3)]
+    together = TorchMLPClassifier(**options, members=3, random_state=3).fit(X, y)
+    assert together.coefs_[0].shape == (5, 18)
+    assert together.coefs_[0].dtype == together.coefs_[1].dtype == np.float32
+    logits = [one.decision_function(X) for one in alone]
+    np.testing.assert_allclose(
+        together.decision_function(X), np.mean(logits, axis=0), rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    assert together.loss_curve_ == alone[-1].loss_curve_
