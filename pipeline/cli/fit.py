@@ -48,7 +48,7 @@ from pipeline.cli.options import (
     multiple=True,
     metavar="NAME=VALUE",
     help="A setting of the estimator, such as hidden=256, epochs=50, batch_size=full, "
-    "learning_rate=0.001, alpha=0.0001. Repeat for more.",
+    "learning_rate=0.001, alpha=0.0001, dropout=0.5, members=4. Repeat for more.",
 )
 @click.option(
     "--grid",
@@ -147,6 +147,9 @@ def _setting(text: str) -> tuple[str, Any]:
     help="Of the learning rate [default: cosine].",
 )
 @click.option("--weight-decay", type=float, help="Decoupled, on the weights [default: 0].")
+@click.option(
+    "--dropout", type=float, help="Share of hidden units that a step does without [default: 0]."
+)
 @click.option(
     "--label-smoothing",
     type=float,

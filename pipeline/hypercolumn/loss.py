@@ -108,6 +108,7 @@ def head_loss(
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Compute the loss of a head over all pixels of one image, to be differentiated.
 
@@ -122,17 +123,23 @@ def head_loss(
     target : Target
     weight, bias : Tensor, optional
         To be used, and differentiated, in place of the first layer's own.
+    kept : Tensor of int64, optional
+        Of a head of two layers or more, the outputs of the first layer that are not dropped for
+        this image (Srivastava et al., JMLR 2014). They count as much more as there are fewer; the
+        others are not computed and get no gradient.
 
     Returns
     -------
     Tensor of shape ()
     """
-    first = (
-        head.weights[0] if weight is None else weight,
-        head.biases[0] if bias is None else bias,
-    )
+    weight = head.weights[0] if weight is None else weight
+    bias = head.biases[0] if bias is None else bias
+    later = head.later
+    if kept is not None:
+        later[0] = later[0][:, kept] * (len(weight) / len(kept))
+        weight, bias = weight[kept], bias[kept]
     loss: Tensor = _ImageLoss.apply(
-        maps, head.geometry, head.activation, head.grid, target, *first, *head.later
+        maps, head.geometry, head.activation, head.grid, target, weight, bias, *later
     )
     return loss
 

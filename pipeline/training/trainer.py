@@ -9,6 +9,7 @@ folded in again.
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ class TrainSettings(BaseModel):
         How the learning rate goes on: to zero along half a cosine, or as it is.
     weight_decay : float
         Decoupled (AdamW), on the weights, not the biases.
+    dropout : float
+        Share of the hidden units that each step does without, another choice for each. A step takes
+        as much less time.
     label_smoothing : float
         Share of a pixel's target that is spread over all classes of the training set.
     class_weights : {"none", "inverse", "batch"}
@@ -56,6 +60,7 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(default=5e-4, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: ClassWeights = "none"
     void_as_background: bool = False
@@ -159,24 +164,33 @@ class DenseTrainer:
         self._optimizer.zero_grad()
         loss = 0.0
         share = [(maps, label) for (maps, _), label in zip(batch, labels, strict=True)]
+        kept = self._kept_units()
         # One image at a time is on the device, however large the batch.
         for image in share[:-1]:
             with self._team.apart(self._loss):
-                loss += self._add_gradients(image, class_weights, normalizer)
-        last = share[-1] if share else None
-        loss += self._add_gradients(last, class_weights, normalizer)
+                loss += self._add_gradients(image, class_weights, normalizer, kept)
+        loss += self._add_gradients(share[-1] if share else None, class_weights, normalizer, kept)
         self._optimizer.step(self._learning_rate())
         self._steps += 1
         return loss
 
     def _add_gradients(
-        self, image: Image | None, class_weights: Tensor, normalizer: float
+        self, image: Image | None, class_weights: Tensor, normalizer: float, kept: Tensor | None
     ) -> float:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            loss = self._loss(image, class_weights, normalizer)
+            loss = self._loss(image, class_weights, normalizer, kept)
         # The team's gradients are averaged, while its parts of the loss add up.
         (loss * self._team.size).backward()
         return float(loss.detach())
+
+    def _kept_units(self) -> Tensor | None:
+        """Choose the hidden units of this step: for all of the team the same, from the seed."""
+        units = len(self._head.biases[0])
+        if not self.settings.dropout or len(self._head.biases) == 1:
+            return None
+        count = max(1, round(units * (1 - self.settings.dropout)))
+        chosen = np.random.default_rng([self.settings.seed, self._steps]).permutation(units)[:count]
+        return torch.from_numpy(np.sort(chosen)).to(self.device)
 
     def dense(self) -> DenseHead:
         """Give the head as it is now, the scaler folded in."""
@@ -231,7 +245,13 @@ class _ImageLoss(nn.Module):
         self.head = head
         self._mean, self._scale, self._void, self._smoothing = mean, scale, void, smoothing
 
-    def forward(self, image: Image | None, class_weights: Tensor, normalizer: float) -> Tensor:
+    def forward(
+        self,
+        image: Image | None,
+        class_weights: Tensor,
+        normalizer: float,
+        kept: Tensor | None,
+    ) -> Tensor:
         """Give the loss, with a gradient for every parameter even without an image."""
         if image is None:
             return 0.0 * torch.stack([p.sum() for p in self.head.parameters()]).sum()
@@ -240,4 +260,4 @@ class _ImageLoss(nn.Module):
         bias = self.head.biases[0] - weight @ self._mean
         used = [m.to(label.device) for m in maps]
         target = Target(label, self._void, class_weights, self._smoothing, normalizer)
-        return head_loss(self.head, used, target, weight=weight, bias=bias)
+        return head_loss(self.head, used, target, weight=weight, bias=bias, kept=kept)

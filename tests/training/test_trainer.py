@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import HeadError
 from pipeline.heads import Head
-from pipeline.hypercolumn import hypercolumn_map
+from pipeline.hypercolumn import DenseHead, hypercolumn_map
 from pipeline.training import DenseTrainer, TrainSettings, inverse_frequency
 
 BATCHES = ([0, 1], [2, 3], [4], [1, 4], [3, 0], [2])  # two epochs of three steps
@@ -37,13 +38,14 @@ class PlainLoop:
             ]
         )
         self.steps = 0
+        self.mask = torch.ones(8)
 
     def columns(self, maps, label):
         full = hypercolumn_map(maps, label.shape).flatten(1).T
         return (full - self.head.input_mean) / self.head.input_scale
 
     def logits(self, maps, label):
-        return self.second(self.first(self.columns(maps, label)).relu())
+        return self.second(self.first(self.columns(maps, label)).relu() * self.mask)
 
     def step(self, batch):
         logits = torch.cat([self.logits(*self.images[i]) for i in batch])
@@ -92,6 +94,43 @@ def test_steps_equal_a_plain_loop(
     for maps, label in images:
         expected = plain.logits(maps, label).T.reshape(4, *label.shape)
         torch.testing.assert_close(dense(maps, label.shape), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_with_dropout_equal_a_plain_loop_with_a_mask(head, images, make_trainer):
+    choices = {"schedule": "cosine", "class_weights": "none", "weight_decay": 0.1}
+    trainer = make_trainer(**choices, label_smoothing=0.1, dropout=0.25, seed=3)
+    plain = PlainLoop(head, images, **choices, smoothing=0.1)
+    masks = []
+    for step, batch in enumerate(BATCHES):
+        plain.mask = torch.zeros(8)
+        plain.mask[np.random.default_rng([3, step]).permutation(8)[:6]] = 8 / 6
+        masks.append(plain.mask)
+        loss = trainer.step([images[i] for i in batch])
+        assert loss == pytest.approx(plain.step(batch), rel=1e-4)
+    assert len({tuple(mask.tolist()) for mask in masks}) > 1
+    plain.mask = torch.ones(8)
+    for maps, label in images:
+        expected = plain.logits(maps, label).T.reshape(4, *label.shape)
+        torch.testing.assert_close(
+            trainer.dense()(maps, label.shape), expected, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_head_without_hidden_units_drops_none(head, images):
+    layer = DenseHead(
+        [head.dense.weights[0][:4]], [head.dense.biases[0][:4]], channels=head.dense.channels
+    )
+    losses = []
+    for dropout in (0.0, 0.5):
+        trainer = DenseTrainer(
+            Head(head.info, layer, head.input_mean, head.input_scale),
+            TrainSettings(dropout=dropout),
+            steps_per_epoch=1,
+            class_pixels=torch.ones(4),
+            device=torch.device("cpu"),
+        )
+        losses.append(trainer.step(images))
+    assert losses[0] == losses[1]
 
 
 def test_before_any_step_it_is_the_head_it_began_with(head, images, make_trainer):
