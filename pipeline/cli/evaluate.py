@@ -26,7 +26,11 @@ from pipeline.cli.options import (
     "                    --refine prior:4:0,guided:8:0.001"
 )
 @cache_option
-@click.option("--split", help="Which images [default: val].")
+@click.option(
+    "--split",
+    help="Which images: a split; or 'held-out', the training images that the head was not fitted "
+    "on [default: val].",
+)
 @click.option("--head", type=PATH, required=True, help="Head to measure, *.safetensors.")
 @refine_option
 @click.option("--out", type=PATH, metavar="JSON", help="Where to write the metrics.")

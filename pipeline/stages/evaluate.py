@@ -15,6 +15,7 @@ from pipeline.metrics import ConfusionMatrix
 from pipeline.progress import Progress, Silent
 from pipeline.refinement import Refinement, choose_refinement
 from pipeline.stages.device import choose_device, memory_named
+from pipeline.stages.training_images import measured
 from pipeline.wholefile import write_whole
 
 
@@ -38,7 +39,8 @@ def evaluate(
     head : Path or str
         A head made from a cache of the same identity.
     split : str
-        Which images.
+        Which images: a split, or ``"held-out"``, the training images that the head was not fitted
+        on.
     refine : str, optional
         What corrects the predictions by the image, see
         :func:`pipeline.refinement.parse_refinement`.
@@ -62,6 +64,8 @@ def evaluate(
     ------
     CacheMismatchError
         If the head was made from a cache of another identity.
+    HeadError
+        If it held no images out, but is to be measured on those.
     ParamsError
         If ``refine`` is no refinement, or needs what is not installed.
     """
@@ -71,11 +75,12 @@ def evaluate(
     where = choose_device(device)
     loaded = load_head(head, trusted=trusted).to(where)
     opened.require(loaded.info.identity, what=f"the head {head}")
-    images = opened[split]
+    chosen = measured(opened, loaded, split)
+    images = chosen.split
     classes, void = opened.identity.classes, opened.identity.void
     original, cached = (ConfusionMatrix(len(classes), void) for _ in range(2))
     for image_id in progress.track(
-        images.image_ids, total=len(images), unit="images", what=f"evaluating {split}"
+        chosen.image_ids, total=len(chosen.image_ids), unit="images", what=f"evaluating {split}"
     ):
         scores = score_image(loaded, images, image_id, where, refinement)
         cached.update(images.label(image_id), labels_of(scores))
@@ -86,7 +91,7 @@ def evaluate(
         **original.summary(classes),
         "cache_resolution": cached.summary(classes),
         "split": split,
-        "images": len(images),
+        "images": len(chosen.image_ids),
         "refine": None if refinement is None else str(refinement),
         "head": {
             "stage": loaded.info.stage,

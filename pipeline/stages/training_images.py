@@ -1,4 +1,4 @@
-"""Which images of a cache a dense head is trained and validated on."""
+"""Which images of a cache a head is trained, validated and measured on."""
 
 from dataclasses import dataclass
 
@@ -53,15 +53,41 @@ def divided(
     if validate_on != HELD_OUT:
         other = cache[validate_on]
         return Images(split, cached, ids), Images(validate_on, other, other.image_ids)
-    held = set(begin.info.held_out)
-    held_out = tuple(i for i in ids if i in held)
-    if not held_out:
+    validation = _held_out(cached, begin, split)
+    rest = tuple(i for i in ids if i not in set(validation.image_ids))
+    return Images(split, cached, rest), validation
+
+
+def measured(cache: FeatureCache, head: Head, split: str) -> Images:
+    """Choose the images to measure a head on.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    head : Head
+    split : str
+        A split, or :data:`HELD_OUT`.
+
+    Raises
+    ------
+    CacheNotFoundError, HeadError
+        As :func:`divided` raises them.
+    """
+    if split != HELD_OUT:
+        return Images(split, cache[split], cache[split].image_ids)
+    of = str(head.info.settings.get("split", "train"))
+    return _held_out(cache[of], head, of)
+
+
+def _held_out(cached: CachedSplit, head: Head, split: str) -> Images:
+    held = set(head.info.held_out)
+    ids = tuple(i for i in cached.image_ids if i in held)
+    if not ids:
         raise HeadError(
-            f"the initial head held no image of '{split}' out; fit it with --holdout 0.1, "
-            "or validate on another split"
+            f"the head has been fitted on all images of '{split}'; have some held out by "
+            "fit-sparse --holdout 0.1 and fit-dense --validate-on held-out, or take another split"
         )
-    rest = tuple(i for i in ids if i not in held)
-    return Images(split, cached, rest), Images(HELD_OUT, cached, held_out)
+    return Images(HELD_OUT, cached, ids)
 
 
 def class_pixels(images: Images, settings: TrainSettings, team: Team) -> Tensor:

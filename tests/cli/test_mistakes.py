@@ -168,7 +168,9 @@ def test_fit_dense(cache: Path, sparse_head: Path, mistake: Mistake) -> None:
     said = mistake(*words("bayes"))
     assert said.startswith(f"bayes: a {bayes} predicts in blocks and cannot become a dense head; ")
     fit_sparse(cache, "all", estimator="sgd", options={"epochs": 1}, holdout=0)
-    assert "held no image of 'train' out" in mistake(*words("all", "--validate-on", "held-out"))
+    said = mistake(*words("all", "--validate-on", "held-out"))
+    assert "fitted on all images of 'train'" in said
+    assert said == mistake("evaluate", "--cache", cache, "--head", "all", "--split", "held-out")
     assert not Path("dense").exists()
 
 

@@ -16,8 +16,10 @@ from pipeline import (
     FeatureCache,
     Features,
     Preprocessing,
+    TrainSettings,
     evaluate,
     extract,
+    fit_dense,
     fit_sparse,
     load_head,
 )
@@ -140,6 +142,26 @@ def test_masks_come_from_the_data_set(cache: Path, sparse_head: Path, scenes) ->
     counts = np.bincount(masks[masks != scenes.void], minlength=len(scenes.classes))
     assert np.sum(found["confusion_matrix"], axis=1).tolist() == counts.tolist()
     assert found["images"] == 12
+
+
+def test_a_head_is_measured_on_the_images_that_it_was_not_fitted_on(
+    cache: Path, sparse_head: Path, scenes, tmp_path: Path
+) -> None:
+    """A dense head too, unless it was trained on them in the end."""
+    dense, trained = tmp_path / "dense.safetensors", tmp_path / "trained.safetensors"
+    settings = TrainSettings(epochs=1)
+    fit_dense(cache, sparse_head, dense, settings=settings, validate_on="held-out")
+    fit_dense(cache, sparse_head, trained, settings=settings)
+    held_out = load_head(sparse_head).info.held_out
+    assert 0 < len(held_out) < 12
+    masks = np.concatenate([scenes.read_mask(i).ravel() for i in held_out])
+    for head in (sparse_head, dense):
+        found = evaluate(cache, head, split="held-out")
+        assert (found["split"], found["images"]) == ("held-out", len(held_out))
+        counted = np.sum(found["confusion_matrix"])
+        assert counted == np.count_nonzero(masks != scenes.void)
+    with pytest.raises(HeadError, match="fitted on all images of 'train'"):
+        evaluate(cache, trained, split="held-out")
 
 
 @pytest.mark.parametrize("estimator", ["mlp", "forest"])
