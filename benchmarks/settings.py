@@ -1,5 +1,6 @@
 """What a person chooses for a run of the benchmarks, and how large the work is then."""
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -64,3 +65,14 @@ class Settings:
         self.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             yield Path(folder)
+
+    @contextmanager
+    def kept_folder(self, name: str) -> Iterator[Path]:
+        """Give a folder on the disk to be measured, which a run that is stopped leaves to the next.
+
+        It is removed at the end.
+        """
+        folder = self.work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        shutil.rmtree(folder)

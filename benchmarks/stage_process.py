@@ -5,6 +5,7 @@ found as JSON to its output; :func:`measure` does both for a caller.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,10 +49,15 @@ class Task:
     taps : tuple of str
         None for the backbone's own.
     input_size : str
+    dtype : str
+        How the cache stores maps.
     hidden : int
         Units of the hidden layer.
     small : bool
         Fit with one pixel per class and without context.
+    threads : int or None
+        Of torch; as many as there are cores by default. With several, what one thread waits for
+        another is processor time, and the more of it the busier the machine is.
     """
 
     stage: str
@@ -60,8 +66,10 @@ class Task:
     backbone: str
     taps: tuple[str, ...] = ()
     input_size: str = "224"
+    dtype: str = "float16"
     hidden: int = 512
     small: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ class Measured:
     seconds : float
         From its beginning to its end.
     cpu : float
-        Seconds of processor time, of all threads: what else runs on the machine hardly shows.
+        Seconds of processor time, the system's included, of all threads and all processes that it
+        started: what else runs on the machine hardly shows.
     peak : int
         Bytes of memory above torch's import.
     """
@@ -126,6 +135,7 @@ def _prepared(task: Task) -> Callable[[], object]:
             cache,
             splits=["train"],
             preprocessing=pipeline.Preprocessing(input_size=task.input_size),
+            dtype=task.dtype,
             drawing=drawing,
         )
 
@@ -170,18 +180,25 @@ def _prepared(task: Task) -> Callable[[], object]:
 def measured(task: Task, peak: Peak) -> Measured:
     """Run a stage in this process."""
     call = _prepared(task)
-    start, cpu_start = time.perf_counter(), time.process_time()
+    start, cpu_start = time.perf_counter(), _cpu()
     call()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    seconds, cpu = time.perf_counter() - start, _cpu() - cpu_start
     return Measured(seconds, cpu, peak.bytes)
+
+
+def _cpu() -> float:
+    """Give the processor time of this process, and of those that it started and that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def main() -> None:
     """Run the stage that is asked for."""
     content = json.load(sys.stdin)
     task = Task(**{**content, "taps": tuple(content["taps"])})
-    import torch  # noqa: F401
+    import torch
 
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
     from pipeline.cli.memory import keep_freed_memory
 
     keep_freed_memory()  # as every command does

@@ -1,6 +1,8 @@
 """What the benchmarks work on: drawn images of natural size, heads of random weights."""
 
 import os
+import shutil
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 
@@ -49,6 +51,17 @@ def crowd(root: Path, images: int, side: int = 32) -> VocDataset:
     drawn = root.with_name(f"{root.name}-drawn")
     write_scenes(drawn, images=max(3, min(100, images)), seed=0, size=(side, side))
     return _linked(root, drawn, images)
+
+
+def drawn(folder: Path, draw: Callable[[Path, int], VocDataset], images: int) -> Path:
+    """Make a data set in ``folder/data``, unless a run that was stopped has, and give its path."""
+    mark = folder / "drawn"
+    if not mark.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        draw(folder / "data", images)
+        mark.touch()
+    return folder / "data"
 
 
 def _linked(root: Path, drawn: Path, images: int) -> VocDataset:
