@@ -91,6 +91,8 @@ def write_samples(
 ) -> None:
     """Write samples to a file that exists whole or not at all.
 
+    As with a shard, what dead runs left of it stays.
+
     Parameters
     ----------
     path : Path
@@ -101,7 +103,7 @@ def write_samples(
     identity : Identity
         Of the cache.
     """
-    _write(path, len(samples), [lambda: samples], sources, identity)
+    _write(path, len(samples), [lambda: samples], sources, identity, tidied=True)
 
 
 def merge_samples(
@@ -126,8 +128,10 @@ def _write(
     parts: Sequence[Callable[[], Samples]],
     sources: Mapping[str, Sources],
     identity: Identity,
+    *,
+    tidied: bool = False,
 ) -> None:
-    with written_hdf5(path) as file:
+    with written_hdf5(path, tidied=tidied) as file:
         start, images, drawing = 0, 0, Drawing()
         digests = {}
         for part in parts:

@@ -148,6 +148,9 @@ def written_shard(
 ) -> Iterator[ShardWriter]:
     """Open a shard for writing that takes its place only when the block has ended well.
 
+    What dead runs left of it stays: to look for that, the names of all shards are read, which is
+    too much for each of very many.
+
     Parameters
     ----------
     plan : ShardPlan
@@ -169,7 +172,9 @@ def written_shard(
         If the disk is full.
     """
     found: list[Front] = []
-    with written_hdf5(plan.path, lambda size: replace(found[0], size=size).pack()) as file:
+    with written_hdf5(
+        plan.path, lambda size: replace(found[0], size=size).pack(), tidied=True
+    ) as file:
         writer = ShardWriter(file, plan, identity, compression, first)
         yield writer
         found.append(writer.finish(dataset, software))

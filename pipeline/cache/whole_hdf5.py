@@ -19,7 +19,7 @@ ALIGNED = 64
 
 @contextmanager
 def written_hdf5(
-    path: Path, userblock: Callable[[int], bytes] | None = None
+    path: Path, userblock: Callable[[int], bytes] | None = None, *, tidied: bool = False
 ) -> Iterator[h5py.File]:
     """Open an HDF5 file for writing that takes its place only when the block has ended well.
 
@@ -32,13 +32,15 @@ def written_hdf5(
     userblock : callable, optional
         Gives the 512 bytes that the file begins with, before what is HDF5's; it is called with
         the number of bytes of the whole file when all the rest is written.
+    tidied : bool
+        As :func:`~pipeline.wholefile.written_whole` takes it.
 
     Raises
     ------
     SpaceError
         If the disk is full.
     """
-    with written_whole(path) as file:
+    with written_whole(path, tidied=tidied) as file:
         storage = _Storage(file)
         hdf5: h5py.File | None = None
         # All in one: were there a second generator, Ctrl-C could close the file before HDF5's.

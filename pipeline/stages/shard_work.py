@@ -17,7 +17,6 @@ from pipeline.cache import (
     ShardPlan,
     Sources,
     SplitSummary,
-    Stock,
     check_structure,
     joint_session,
     make_way,
@@ -43,6 +42,7 @@ from pipeline.stages.outlook import Outlook
 from pipeline.stages.part import Part, Plans
 from pipeline.stages.shard_writing import ShardWriting
 from pipeline.stages.split_samples import remove_shard_samples, write_split_samples
+from pipeline.wholefile import remove_leftovers
 
 
 class ShardWork:
@@ -145,6 +145,7 @@ class ShardWork:
                 self._remove_damaged_samples(split)
 
         def end_split(split: str) -> None:
+            remove_leftovers(self._out / f"{split}-*")  # once, not for each file
             if self.missing(split):
                 return  # the other parts still need what is there
             for path in retired_shards(self._out, split):
@@ -259,15 +260,13 @@ class ShardWork:
         header = plan.header(self._identity)
         if header is None:
             return True  # it is going to be written anyway
-        stock = Stock(self._out, self._identity)
         try:
             check_structure(header)
-            for image_id, view in stock.of(plan).items():
-                view.stored(image_id)
+            with closing(FeatureCache(self._out, [header])) as cache:
+                for image_id in header.details.images:
+                    cache.splits[header.details.split].stored(image_id)
         except CacheError:
             return False
-        finally:
-            stock.close()
         return True
 
     def _key(self, split: str, *, thorough: bool) -> str:
