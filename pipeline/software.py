@@ -8,6 +8,7 @@ NAME = "hypercolumn-pipeline"
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py")
 
 
+@cache  # each mask that is predicted names it
 def own_version() -> str:
     """Give this software's version, or ``"0+unknown"`` where it runs without being installed."""
     try:
