@@ -1,6 +1,11 @@
-"""A hundred thousand images: opening the cache, and what one image costs in every stage."""
+"""A hundred thousand images: opening the cache, and what one image costs in every stage.
 
-import shutil
+It has not been run at full scale. With a thousand images all stages together take 30 ms of
+processor time and 30 kB of disk for an image; if that holds, full scale takes about an hour of
+processor time and 3 GB. A run that is stopped goes on from the last stage it has measured, if it is
+given the same ``--work``: to measure a stage again, remove its file in ``many-*/measured`` there.
+"""
+
 from pathlib import Path
 
 from benchmarks.ledger import Ledger
@@ -8,7 +13,7 @@ from benchmarks.machine import machine
 from benchmarks.memory import TINY_TAPS
 from benchmarks.results import Result, Row, at_most
 from benchmarks.settings import Settings
-from benchmarks.stage_process import STAGES, Measured, Task, measure
+from benchmarks.stage_process import STAGES, Measured, Task, forget, measure
 from benchmarks.subjects import crowd, drawn
 from benchmarks.timing import Spread
 
@@ -46,6 +51,7 @@ def run(settings: Settings) -> Result:
             rows.append(_row(stage, whole, many, before + after, few))
         opened = [measured(large, "open", str(n)).seconds for n in range(max(3, rounds))]
         what = f"opening a cache of {many:,} images"
+        result.notes += ledger.notes()
         result.rows = [Row(what, "s", Spread.of(opened), at_most(1)), *rows]
     return result
 
@@ -73,8 +79,6 @@ def _task(folder: Path, stage: str) -> Task:
 
 
 def _again(folder: Path, stage: str) -> Measured:
-    """Run a stage from its beginning, whatever it made before."""
-    made = {"extract": "cache", "predict": "masks"}
-    if stage in made:
-        shutil.rmtree(folder / made[stage], ignore_errors=True)
-    return measure(_task(folder, stage))
+    task = _task(folder, stage)
+    forget(task)
+    return measure(task)

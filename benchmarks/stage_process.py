@@ -6,6 +6,7 @@ found as JSON to its output; :func:`measure` does both for a caller.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -90,6 +91,13 @@ class Measured:
     seconds: float
     cpu: float
     peak: int
+
+
+def forget(task: Task) -> None:
+    """Remove what a stage would find done, and would not do again."""
+    made = {"extract": "cache", "predict": "masks"}
+    if task.stage in made:
+        shutil.rmtree(Path(task.out) / made[task.stage], ignore_errors=True)
 
 
 def measure(task: Task) -> Measured:

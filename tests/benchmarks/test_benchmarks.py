@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import extract, gpu, many, memory, predict, reading, repro, stage_process, step
 from benchmarks.__main__ import NAMES
+from benchmarks.ledger import Ledger
 from benchmarks.opponents import OriginalExtraction, OriginalTraining
 from benchmarks.peak import Peak
 from benchmarks.results import Result, Row, at_least, at_most
@@ -83,6 +84,24 @@ def test_predict(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stages(settings: Settings, module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure", in_this_process)
     check(module.run(settings), settings)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    found = Measured(1.5, 1.0, 10)
+    first = Ledger(tmp_path / "measured")
+    assert first.measured("fit-dense, many", lambda: found) == found
+    again = Ledger(tmp_path / "measured")
+    assert again.measured("fit-dense, many", lambda: pytest.fail("measured twice")) == found
+    assert again.measured("fit-dense, few 0", lambda: Measured(2, 2, 2)).cpu == 2
+    assert again.notes() == []
+
+
+def test_measurements_of_other_code_are_named(tmp_path: Path) -> None:
+    Ledger(tmp_path, code="before").measured("extract, many", lambda: Measured(1, 1, 1))
+    now = Ledger(tmp_path, code="after")
+    now.measured("extract, many", lambda: Measured(2, 2, 2))
+    now.measured("predict, many", lambda: Measured(2, 2, 2))
+    assert now.notes() == ["Measured with an earlier state of the code: extract, many."]
 
 
 def test_a_stage_in_a_process_of_its_own(cache: Path) -> None:
