@@ -5,8 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from benchmarks import extract, gpu, many, memory, predict, reading, repro, stage_process, step
+from benchmarks import (
+    accuracy,
+    extract,
+    gpu,
+    many,
+    memory,
+    predict,
+    reading,
+    repro,
+    stage_process,
+    step,
+)
 from benchmarks.__main__ import NAMES
 from benchmarks.ledger import Ledger
 from benchmarks.opponents import OriginalExtraction, OriginalTraining
@@ -20,6 +32,7 @@ from benchmarks.timing import Spread, Took, in_turns, ratio
 from pipeline import Drawing, Features, Preprocessing, TrainSettings
 from pipeline.cache import SampleDrawer
 from pipeline.cache.encoding import StoredArray
+from pipeline.params import Params
 from pipeline.training import DenseTrainer
 
 
@@ -199,3 +212,10 @@ def test_goals() -> None:
 def test_every_benchmark_is_listed() -> None:
     modules = (extract, gpu, many, memory, predict, reading, repro, step)
     assert {module.__name__ for module in modules} == {f"benchmarks.{name}" for name in NAMES}
+
+
+def test_the_rows_of_accuracy_lead_to_the_default_recipe() -> None:
+    recipe = yaml.safe_load(accuracy.RECIPE.read_text())
+    rows = accuracy.recipes(recipe)
+    assert rows[-1][2] == Params.model_validate(recipe)
+    assert len({params.model_dump_json() for _, _, params in rows}) == len(rows)
