@@ -20,6 +20,8 @@ from torch import Tensor
 from pipeline.refinement.contract import Refinement
 
 _WHITE = 255
+_NOWHERE = 1e-6
+"""A class that is nowhere more probable is left as it is: most classes are in few images."""
 
 Maps = NDArray[np.float64]
 """(C, H, W), or (3, 3, H, W)"""
@@ -57,6 +59,9 @@ class GuidedFilter(Refinement):
         given = probabilities.numpy()
         refined = np.empty_like(given)
         for p, out in zip(given, refined, strict=True):
+            if p.max() < _NOWHERE:
+                out[...] = p
+                continue
             means = windows.means(np.concatenate([p[None], guide * p]))  # (4, H, W)
             a = (inverse * (means[1:] - mean * means[0])).sum(axis=1)
             b = means[0] - (a * mean).sum(axis=0)
