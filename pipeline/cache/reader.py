@@ -214,6 +214,8 @@ class CachedSplit:
             return [arrays[tap] for tap in taps]
         arrays = self._read(image_id, {*taps, "image"} - {first})
         computed = ComputedMap(arrays["image"].values, self._convolution(image_id, geometry))
+        if min(computed.size) < 1:
+            raise self._damaged(image_id, "image", ValueError("smaller than the kernel"))
         return [computed if tap == first else arrays[tap] for tap in taps]
 
     def _require_taps(self, taps: Sequence[str]) -> None:

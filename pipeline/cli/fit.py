@@ -148,7 +148,9 @@ def _setting(text: str) -> tuple[str, Any]:
 )
 @click.option("--weight-decay", type=float, help="Decoupled, on the weights [default: 0].")
 @click.option(
-    "--dropout", type=float, help="Share of hidden units that a step does without [default: 0]."
+    "--dropout",
+    type=float,
+    help="Share of the hidden units, if there are any, that a step does without [default: 0].",
 )
 @click.option(
     "--label-smoothing",

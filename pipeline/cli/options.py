@@ -113,14 +113,23 @@ def scopes_of(context: str | None) -> tuple[str, ...] | None:
 
 def with_features(params: "Params", options: dict[str, Any]) -> "Params":
     """Put the values of :func:`feature_options` into the params, taking them out of ``options``."""
+    from pipeline.errors import ParamsError
     from pipeline.params import override
 
     activation, context, of_class, of_image, seed = map(options.pop, _FEATURE_OPTIONS)
     samples = {"pixels_per_class": of_class, "pixels_per_image": of_image, "seed": seed}
     features = {"activation": activation, "context": scopes_of(context)}
+    if of_class is not None and of_image is not None:
+        raise ParamsError(
+            "samples are drawn by class or by image: give one of --pixels-per-class "
+            "and --pixels-per-image"
+        )
+    drawn = params.samples
+    if of_class is not None:  # it takes the place of what a params file says
+        drawn = drawn.model_copy(update={"pixels_per_image": None})
     return params.model_copy(
         update={
             "features": override(params.features, features),
-            "samples": override(params.samples, samples),
+            "samples": override(drawn, samples),
         }
     )

@@ -4,15 +4,14 @@ Its map is the largest of all, and the image that it comes from has 20 times few
 the image and the kernel need not keep the map.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 _VALUES = 256
 
@@ -58,8 +57,11 @@ class FirstConvolution:
     def cells(
         self, image: NDArray[np.uint8], ys: NDArray[np.int64], xs: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Compute single cells (C, n) of the map of an image (H, W, 3), and no others."""
+        """Compute single cells (C, n) of the map of an image (H, W, 3)."""
         (height, width), (kh, kw) = image.shape[:2], self.kernel.shape[2:]
+        h, w = self.size(height, width)
+        if len(ys) * kh * kw > h * w:  # more values than the image has, and no sooner done
+            return np.ascontiguousarray(self.map(image)[:, ys, xs])
         rows = (ys[:, None] * self.stride[0] - self.padding[0] + np.arange(kh))[:, :, None]
         columns = (xs[:, None] * self.stride[1] - self.padding[1] + np.arange(kw))[:, None, :]
         outside = (rows < 0) | (rows >= height) | (columns < 0) | (columns >= width)
@@ -71,9 +73,12 @@ class FirstConvolution:
     def _convolved(
         self, inputs: NDArray[np.float32], padding: tuple[int, int]
     ) -> NDArray[np.float32]:
+        import torch
+        from torch.nn import functional
+
         kernel, bias = torch.from_numpy(self.kernel), torch.from_numpy(self.bias)
         with on_one_thread(), torch.no_grad():
-            found: Tensor = functional.conv2d(
+            found = functional.conv2d(
                 torch.from_numpy(inputs), kernel, bias, stride=self.stride, padding=padding
             )
             array: NDArray[np.float32] = found.contiguous().numpy()
@@ -88,6 +93,8 @@ def on_one_thread() -> Iterator[None]:
     for them keep another one busy. In a process that was forked they are not there, and would be
     waited for forever.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -31,7 +31,8 @@ Maps = NDArray[np.float64]
 class GuidedFilter(Refinement):
     """The guided filter, class by class.
 
-    The filter is linear and keeps constants, so the results sum to one as probabilities do; near
+    The filter is linear and keeps constants, so the results sum to one as probabilities do, up to a
+    millionth for each class that the image does not show; near
     strong edges they may lie a little below zero or above one.
 
     Attributes

@@ -29,6 +29,7 @@ from pipeline.reporting import (
 )
 from pipeline.stages.device import choose_device
 from pipeline.stages.evaluate import score_image
+from pipeline.stages.training_images import HELD_OUT
 
 _NAME_BYTES = 200  # the names of figures hold a little more, and partial files too
 
@@ -134,6 +135,10 @@ def report(
     if len(splits := sorted({values["split"] for values in measured.values()})) > 1:
         raise ParamsError(
             f"metrics of different splits ({', '.join(splits)}); evaluate all heads on one"
+        )
+    if splits == [HELD_OUT] and len({head.info.held_out for head in loaded.values()}) > 1:
+        raise ParamsError(
+            "heads measured on different held-out images; fit them with one --seed and --holdout"
         )
     classes = opened.identity.classes
     make_folder(out)

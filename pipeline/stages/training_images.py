@@ -53,7 +53,7 @@ def divided(
     if validate_on != HELD_OUT:
         other = cache[validate_on]
         return Images(split, cached, ids), Images(validate_on, other, other.image_ids)
-    validation = _held_out(cached, begin, split)
+    validation = _held_out(cache, begin, split)
     rest = tuple(i for i in ids if i not in set(validation.image_ids))
     return Images(split, cached, rest), validation
 
@@ -76,16 +76,22 @@ def measured(cache: FeatureCache, head: Head, split: str) -> Images:
     if split != HELD_OUT:
         return Images(split, cache[split], cache[split].image_ids)
     of = str(head.info.settings.get("split", "train"))
-    return _held_out(cache[of], head, of)
+    return _held_out(cache, head, of)
 
 
-def _held_out(cached: CachedSplit, head: Head, split: str) -> Images:
+def _held_out(cache: FeatureCache, head: Head, split: str) -> Images:
     held = set(head.info.held_out)
+    if HELD_OUT in cache.splits:
+        raise HeadError(
+            f"the cache has a split of its own called '{HELD_OUT}', which means the images that "
+            "a head was not fitted on; rename its file in ImageSets and extract it again"
+        )
+    cached = cache[split]
     ids = tuple(i for i in cached.image_ids if i in held)
     if not ids:
         raise HeadError(
-            f"the head has been fitted on all images of '{split}'; have some held out by "
-            "fit-sparse --holdout 0.1 and fit-dense --validate-on held-out, or take another split"
+            f"the head held out no image of '{split}'; have some held out by fit-sparse "
+            "--holdout 0.1 and fit-dense --validate-on held-out, or take another split"
         )
     return Images(HELD_OUT, cached, ids)
 

@@ -41,8 +41,8 @@ class TrainSettings(BaseModel):
     weight_decay : float
         Decoupled (AdamW), on the weights, not the biases.
     dropout : float
-        Share of the hidden units that each step does without, another choice for each. A step takes
-        as much less time.
+        Share of the hidden units, if there are any, that each step does without, another choice for
+        each. A step takes as much less time.
     label_smoothing : float
         Share of a pixel's target that is spread over all classes of the training set.
     class_weights : {"none", "inverse", "batch"}
@@ -50,7 +50,7 @@ class TrainSettings(BaseModel):
     void_as_background : bool
         Train void pixels as class 0 instead of leaving them out.
     seed : int
-        Of the order of images.
+        Of the order of images, and of what is dropped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -189,7 +189,9 @@ class DenseTrainer:
         if not self.settings.dropout or len(self._head.biases) == 1:
             return None
         count = max(1, round(units * (1 - self.settings.dropout)))
-        chosen = np.random.default_rng([self.settings.seed, self._steps]).permutation(units)[:count]
+        # Not the numbers of an epoch's order of images, which begin with [seed, epoch].
+        random = np.random.default_rng([self.settings.seed, 1, self._steps])
+        chosen = random.permutation(units)[:count]
         return torch.from_numpy(np.sort(chosen)).to(self.device)
 
     def dense(self) -> DenseHead:
@@ -257,7 +259,8 @@ class _ImageLoss(nn.Module):
             return 0.0 * torch.stack([p.sum() for p in self.head.parameters()]).sum()
         maps, label = image
         weight = self.head.weights[0] / self._scale
-        bias = self.head.biases[0] - weight @ self._mean
+        # Not a product of matrices: autocast would round it, and dense() does not.
+        bias = self.head.biases[0] - (weight * self._mean).sum(dim=1)
         used = [m.to(label.device) for m in maps]
         target = Target(label, self._void, class_weights, self._smoothing, normalizer)
         return head_loss(self.head, used, target, weight=weight, bias=bias, kept=kept)

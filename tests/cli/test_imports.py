@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import VocDataset
+from pipeline import Preprocessing, VocDataset, extract, load_backbone
 
 
 def loaded_by(*commands: tuple[object, ...], folder: Path) -> set[str]:
@@ -44,10 +44,21 @@ def test_looking_into_a_cache_or_a_data_set_does_not_load_torch(
     cache: Path, scenes: VocDataset, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(cache, tmp_path / "cache")
+    computed = tmp_path / "computed"
+    extract(
+        scenes,
+        load_backbone("squeezenet1_0", weights="random"),
+        computed,
+        splits=("val",),
+        preprocessing=Preprocessing(input_size="64"),
+        recompute_first=True,
+    )
     loaded = loaded_by(
         ("cache", "info", copy),
         ("cache", "verify", copy),
         ("cache", "gc", copy),
+        ("cache", "info", computed),
+        ("cache", "verify", computed),
         ("data", "check", scenes.root),
         folder=tmp_path,
     )

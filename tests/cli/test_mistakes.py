@@ -43,6 +43,10 @@ def extract(scenes: VocDataset) -> list[object]:
         ("--images-per-shard -1", "options: images_per_shard: .*, but it is -1"),
         ("--seed -1", "options: seed: .*, but it is -1"),
         ("--void 300", "options: void: .* less than or equal to 255, but it is 300"),
+        (
+            "--pixels-per-class 3 --pixels-per-image 9",
+            "samples are drawn by class or by",
+        ),
         ("--pixels-per-class 0", "options: pixels_per_class: .*, but it is 0"),
         ("--context global,4", "options: context: .*'4' is not a context: give 'global' or an odd"),
         ("--classes a,a", "class names repeat"),
@@ -169,7 +173,7 @@ def test_fit_dense(cache: Path, sparse_head: Path, mistake: Mistake) -> None:
     assert said.startswith(f"bayes: a {bayes} predicts in blocks and cannot become a dense head; ")
     fit_sparse(cache, "all", estimator="sgd", options={"epochs": 1}, holdout=0)
     said = mistake(*words("all", "--validate-on", "held-out"))
-    assert "fitted on all images of 'train'" in said
+    assert "held out no image of 'train'" in said
     assert said == mistake("evaluate", "--cache", cache, "--head", "all", "--split", "held-out")
     assert not Path("dense").exists()
 

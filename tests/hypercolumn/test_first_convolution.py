@@ -62,9 +62,10 @@ def test_the_map_and_its_cells_are_the_sums_over_every_window(kernel, stride, pa
     assert found.shape[1:] == convolution.size(*pixels.shape[:2])
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
     ys, xs = (i.ravel() for i in np.indices(found.shape[1:]))  # the border among them
-    cells = convolution.cells(pixels, ys, xs)
-    assert cells.dtype == np.float32
-    np.testing.assert_allclose(cells, expected[:, ys, xs], rtol=0, atol=5e-5)
+    for some in (np.arange(len(ys)), *([i] for i in range(len(ys)))):
+        cells = convolution.cells(pixels, ys[some], xs[some])
+        assert cells.dtype == np.float32
+        np.testing.assert_allclose(cells, expected[:, ys[some], xs[some]], rtol=0, atol=5e-5)
     assert convolution.cells(pixels, ys[:0], xs[:0]).shape == (5, 0)
 
 

@@ -27,6 +27,7 @@ from pipeline.errors import CacheMismatchError, CacheNotFoundError, HeadError, P
 from pipeline.hypercolumn import labels_of
 from pipeline.refinement import GuidedFilter, Superpixels
 from pipeline.stages.evaluate import score_image
+from pipeline.stages.training_images import measured
 
 CPU = torch.device("cpu")
 
@@ -160,8 +161,15 @@ def test_a_head_is_measured_on_the_images_that_it_was_not_fitted_on(
         assert (found["split"], found["images"]) == ("held-out", len(held_out))
         counted = np.sum(found["confusion_matrix"])
         assert counted == np.count_nonzero(masks != scenes.void)
-    with pytest.raises(HeadError, match="fitted on all images of 'train'"):
+    with pytest.raises(HeadError, match="held out no image of 'train'"):
         evaluate(cache, trained, split="held-out")
+
+
+def test_a_split_that_is_called_held_out_is_not_mixed_up(sparse_head: Path, cache: Path) -> None:
+    opened = FeatureCache(cache)
+    opened.splits["held-out"] = opened.splits.pop("val")
+    with pytest.raises(HeadError, match="a split of its own called 'held-out'"):
+        measured(opened, load_head(sparse_head), "held-out")
 
 
 @pytest.mark.parametrize("estimator", ["mlp", "forest"])

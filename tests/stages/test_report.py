@@ -13,6 +13,7 @@ from pipeline import (
     evaluate,
     extract,
     fit_dense,
+    fit_sparse,
     load_head,
     report,
 )
@@ -152,6 +153,13 @@ def test_what_does_not_belong_together_is_refused(
     evaluate(cache, heads["dense"], split="train", out=tmp_path / "train.json")
     with pytest.raises(ParamsError, match=r"different splits \(train, val\)"):
         report(cache, heads, {**metrics, "dense": tmp_path / "train.json"}, out)
+
+    apart = {"a": tmp_path / "a.safetensors", "b": tmp_path / "b.safetensors"}
+    for seed, (name, head) in enumerate(apart.items()):
+        fit_sparse(cache, head, options={"hidden": 4, "epochs": 1}, holdout=0.5, seed=seed)
+        evaluate(cache, head, split="held-out", out=tmp_path / f"{name}.json")
+    with pytest.raises(ParamsError, match="different held-out images"):
+        report(cache, apart, {name: tmp_path / f"{name}.json" for name in apart}, out)
 
     stale = json.loads(metrics["dense"].read_text()) | {"fingerprint": "0" * 32}
     (tmp_path / "stale.json").write_text(json.dumps(stale))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from pipeline import training
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.hypercolumn import DenseHead, hypercolumn_map
@@ -103,7 +104,7 @@ def test_steps_with_dropout_equal_a_plain_loop_with_a_mask(head, images, make_tr
     masks = []
     for step, batch in enumerate(BATCHES):
         plain.mask = torch.zeros(8)
-        plain.mask[np.random.default_rng([3, step]).permutation(8)[:6]] = 8 / 6
+        plain.mask[np.random.default_rng([3, 1, step]).permutation(8)[:6]] = 8 / 6
         masks.append(plain.mask)
         loss = trainer.step([images[i] for i in batch])
         assert loss == pytest.approx(plain.step(batch), rel=1e-4)
@@ -114,6 +115,24 @@ def test_steps_with_dropout_equal_a_plain_loop_with_a_mask(head, images, make_tr
         torch.testing.assert_close(
             trainer.dense()(maps, label.shape), expected, rtol=1e-4, atol=1e-4
         )
+
+
+def test_mixed_precision_trains_the_head_that_comes_out(images, make_trainer, monkeypatch):
+    """Products of large means and weights must not be rounded to half precision."""
+    trainer = make_trainer()
+    monkeypatch.setattr(DenseTrainer, "_mixed", True)
+    seen = []
+    head_loss = training.trainer.head_loss
+
+    def watch(*args, bias, **kwargs):
+        seen.append(bias.detach().clone())
+        return head_loss(*args, bias=bias, **kwargs)
+
+    monkeypatch.setattr(training.trainer, "head_loss", watch)
+    expected = trainer.dense().biases[0].detach().clone()
+    trainer.step(images[:1])
+    assert seen[0].dtype == torch.float32
+    torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_head_without_hidden_units_drops_none(head, images):
@@ -171,7 +190,8 @@ def test_a_batch_of_nothing_but_void_changes_nothing(images, make_trainer):
 
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_restored_state_goes_on_bit_for_bit(images, make_trainer, steps_before):
-    trainer = make_trainer(class_weights="batch", weight_decay=0.1)
+    choices = {"class_weights": "batch", "weight_decay": 0.1, "dropout": 0.5}
+    trainer = make_trainer(**choices)
     batches = [[images[i] for i in batch] for batch in BATCHES]
     for batch in batches[:steps_before]:
         trainer.step(batch)
@@ -179,7 +199,11 @@ def test_a_restored_state_goes_on_bit_for_bit(images, make_trainer, steps_before
     losses = [trainer.step(batch) for batch in batches[steps_before:]]
     expected = trainer.state()
     # Into the same trainer, twice, and into a new one.
-    for other in (trainer, trainer, make_trainer(class_weights="batch", weight_decay=0.1)):
+    for other in (
+        trainer,
+        trainer,
+        make_trainer(**choices),
+    ):
         other.restore(state)
         assert [other.step(batch) for batch in batches[steps_before:]] == losses
         found = other.state()
