@@ -136,15 +136,8 @@ class OriginalExtraction:
         self, image_id: str, image: Tensor, label: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Sample the hypercolumns (n, D) of one image (3, H, W), and their classes (n,)."""
-        drawing = self._drawing
         whole = enlarged(self._backbone(image[None]), (label.shape[0], label.shape[1]))[0]
-        ys, xs = draw_pixels(
-            label,
-            image_id,
-            void=self._dataset.void,
-            pixels_per_class=drawing.pixels_per_class,
-            seed=drawing.seed,
-        )
+        ys, xs = draw_pixels(label, image_id, self._drawing, void=self._dataset.void)
         return whole[:, torch.from_numpy(ys), torch.from_numpy(xs)].T.numpy(), label[ys, xs]
 
     def _decoded(self, image_ids: Sequence[str]) -> Iterator[tuple[str, Tensor, NDArray[np.uint8]]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.errors import ParamsError
 
@@ -41,7 +41,7 @@ class Features(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     activation: Literal["relu", "none"] = "relu"
-    context: tuple[str, ...] = ("global", "3", "5")
+    context: tuple[str, ...] = Field(default=("global", "3", "5"), max_length=100)
     taps: tuple[str, ...] = ()
 
     @field_validator("context")
