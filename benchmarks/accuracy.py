@@ -6,19 +6,22 @@ python -m benchmarks.accuracy --dataset data/VOCdevkit/VOC2012 --weights DEFAULT
 Every row adds one change to the row above it; the last one is the sparse head of
 ``recipes/default.yaml``. Each is fitted with three seeds, and measured on training images that were
 held out: a third of them, another third for each seed. With ``--final`` the heads are fitted on all
-training images, and the last rows alone are measured, on the validation split; at original
-resolution both times. Heads and measurements lie in the work folder and are not made again.
+training images, and the last row alone is measured, on the validation split; at original resolution
+both times. Heads and measurements lie in the work folder and are not made again.
 
-``benchmarks/results/<name>-accuracy.json`` and ``.md`` hold the rows; what can be said of a row in
-DVC's words is beside it, so that ``dvc exp run`` can run it alone.
+``benchmarks/results/<name>-accuracy.json`` and ``.md`` hold the rows; what each changes of the
+recipe stands beside it in the keys that ``dvc exp run -S`` takes.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import xxhash
 import yaml
 
 import pipeline
@@ -30,8 +33,6 @@ from pipeline.wholefile import write_whole
 RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "recipes" / "default.yaml"
 SEEDS = (0, 1, 2)
-DECIDING = 1
-"""With ``--final`` so many of the last rows are measured."""
 HELD_OUT = 1 / 3
 
 LOCAL = ["conv1", "fire2", "fire3", "fire5", "fire7", "fire9"]
@@ -62,9 +63,9 @@ def main() -> None:
     recipe = yaml.safe_load(RECIPE.read_text())
     work = options.work / ("final" if options.final else "held-out")
     work.mkdir(parents=True, exist_ok=True)
-    cache = options.cache or extracted(options, Params.model_validate(recipe))
+    cache = options.cache or extracted(options)
     rows = []
-    for text, changes, params in recipes(recipe)[-DECIDING if options.final else 0 :]:
+    for text, changes, params in recipes(recipe)[-1 if options.final else 0 :]:
         measured = [measure(cache, params, seed, work, final=options.final) for seed in SEEDS]
         rows.append({"row": text, "changes": changes, "of seeds": measured})
         print(line(rows[-1], options.also), flush=True)
@@ -94,21 +95,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def extracted(options: argparse.Namespace, params: Params) -> Path:
-    """Make the cache of the recipe; all rows are fitted on it."""
-    chosen = params.extract
-    backbone = pipeline.load_backbone(
-        chosen.backbone, weights=options.weights, taps=chosen.taps, seed=chosen.seed
-    )
-    pipeline.extract(
-        pipeline.VocDataset.open(options.dataset),
-        backbone,
-        options.work / "cache",
-        splits=chosen.splits,
-        preprocessing=pipeline.Preprocessing(input_size=chosen.input_size),
-        drawing=params.drawing(),
-    )
-    return Path(options.work) / "cache"
+def extracted(options: argparse.Namespace) -> Path:
+    """Make the cache of the recipe, if it is not there; all rows are fitted on it."""
+    cache: Path = options.work / "cache"
+    words = ["--params", RECIPE, "--dataset", options.dataset, "--weights", options.weights]
+    command = [sys.executable, "-m", "pipeline", "extract", *words, "--out", cache]
+    subprocess.run([str(word) for word in command], check=True)
+    return cache
 
 
 def recipes(recipe: dict[str, Any]) -> list[tuple[str, dict[str, Any], Params]]:
@@ -134,9 +127,8 @@ def changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 def measure(cache: Path, params: Params, seed: int, work: Path, *, final: bool) -> dict[str, Any]:
     """Fit and measure a row with one seed, unless that has been done."""
-    fitted = {"fit_sparse": params.fit_sparse, "features": params.features}
-    of_cache = pipeline.FeatureCache(cache).identity.fingerprint
-    key = pipeline_digest(*fitted.values(), params.samples, of_cache, seed)
+    fingerprint = pipeline.FeatureCache(cache).identity.fingerprint
+    key = digest(params.fit_sparse, params.features, params.samples, fingerprint, seed)
     head = work / f"{key}.safetensors"
     if not head.exists():
         chosen = params.fit_sparse
@@ -149,7 +141,7 @@ def measure(cache: Path, params: Params, seed: int, work: Path, *, final: bool) 
             holdout=0.0 if final else HELD_OUT,
             seed=seed,
         )
-    out = work / f"{key}-{pipeline_digest(params.evaluate)}.json"
+    out = work / f"{key}-{digest(params.evaluate)}.json"
     if not out.exists():
         split = params.evaluate.split if final else "held-out"
         pipeline.evaluate(cache, head, split=split, refine=params.evaluate.refine, out=out)
@@ -159,10 +151,8 @@ def measure(cache: Path, params: Params, seed: int, work: Path, *, final: bool) 
     return {"seed": seed, **measured}
 
 
-def pipeline_digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
     """Name what parts of the params decide."""
-    import xxhash
-
     return xxhash.xxh3_64_hexdigest(repr(parts).encode())
 
 

@@ -2,13 +2,13 @@
 
 A classifier of pixels has learnt how frequent the classes are over all training images, but an
 image shows few of them. M. Saerens, P. Latinne, C. Decaestecker, "Adjusting the outputs of a
-classifier to new a priori probabilities", Neural Computation 14(1), 2002, equations 2.4 and 2.9,
-estimate the new frequencies m by expectation maximisation, here over the pixels i of one image:
+classifier to new a priori probabilities", Neural Computation 14(1), 2002, estimate the new
+frequencies m by expectation maximisation, here over the pixels i of one image:
 
     ``m_c = mean_i q_ic``,    ``q_ic = m_c p_ic / sum_d m_d p_id``,
 
-beginning with q = p. The frequencies of training are taken as equal: divided by them, classes that
-are rare there would be found everywhere.
+beginning with q = p. Unlike theirs, this does not divide by the frequencies of training, which are
+nearly equal where samples are drawn by class.
 """
 
 from dataclasses import dataclass
