@@ -74,6 +74,7 @@ def test_numbers_with_an_exponent(params_file) -> None:
         ("none", None),
         ("guided:8:1e-3", "guided:8:0.001"),
         ("superpixels:300", "superpixels:300"),
+        ("crf:1000:4:5e0", "crf:1000:4.0:5.0"),
     ],
 )
 def test_a_refinement_has_one_spelling(params_file, text: str, expected: str | None) -> None:

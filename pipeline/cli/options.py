@@ -48,7 +48,8 @@ refine_option = click.option(
     "--refine",
     metavar="HOW",
     help="Correct predictions by the image: prior:STEPS[:BACKGROUND], guided:RADIUS:EPSILON, "
-    "superpixels:COUNT, several of them with commas between, or none [default: none].",
+    "superpixels:COUNT, crf:COUNT:WEIGHT:COLOUR, several of them with commas between, or none "
+    "[default: none].",
 )
 
 

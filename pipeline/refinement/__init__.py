@@ -3,6 +3,7 @@
 from pipeline.refinement.chain import Chain
 from pipeline.refinement.choice import choose_refinement, parse_refinement
 from pipeline.refinement.contract import Refinement
+from pipeline.refinement.crf import SuperpixelField
 from pipeline.refinement.guided import GuidedFilter
 from pipeline.refinement.prior import ImagePrior
 from pipeline.refinement.superpixels import Superpixels
@@ -12,6 +13,7 @@ __all__ = [
     "GuidedFilter",
     "ImagePrior",
     "Refinement",
+    "SuperpixelField",
     "Superpixels",
     "choose_refinement",
     "parse_refinement",

@@ -16,6 +16,37 @@ from pipeline.errors import ParamsError
 from pipeline.refinement.contract import Refinement
 
 
+def require_skimage(refinement: str) -> None:
+    """Make sure that scikit-image is installed.
+
+    Raises
+    ------
+    ParamsError
+        If it is not; the message says how to install it.
+    """
+    try:
+        import skimage.segmentation  # noqa: F401 - an extra
+    except ImportError as error:
+        raise ParamsError(
+            f"scikit-image is not installed, which {refinement} needs; run: "
+            "pip install 'hypercolumn-pipeline[superpixels]'"
+        ) from error
+
+
+def segments_of(image: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
+    """Divide an image (H, W, 3) into about so many superpixels: their numbers (H, W), from 0 on.
+
+    Raises
+    ------
+    ParamsError
+        If scikit-image is not installed.
+    """
+    require_skimage("SLIC")
+    from skimage.segmentation import slic
+
+    return np.asarray(slic(image, n_segments=count, start_label=0))
+
+
 @dataclass(frozen=True)
 class Superpixels(Refinement):
     """The mean of the *probabilities*, not of their logarithms, over each superpixel.
@@ -36,19 +67,10 @@ class Superpixels(Refinement):
 
     def require(self) -> None:
         """Make sure that scikit-image is installed; the message says how to install it."""
-        try:
-            import skimage.segmentation  # noqa: F401 - an extra
-        except ImportError as error:
-            raise ParamsError(
-                f"scikit-image is not installed, which {self} needs; run: "
-                "pip install 'hypercolumn-pipeline[superpixels]'"
-            ) from error
+        require_skimage(str(self))
 
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
-        self.require()
-        from skimage.segmentation import slic
-
-        segments: NDArray[np.int64] = slic(image, n_segments=self.count, start_label=0)
+        segments = segments_of(image, self.count)
         flat = segments.ravel()
         pixels = np.bincount(flat)
         refined = np.empty(probabilities.shape, np.float32)

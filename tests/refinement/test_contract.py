@@ -13,7 +13,12 @@ SMOOTHING = [
 ]
 
 
-@pytest.fixture(params=[*SMOOTHING, "prior:1", "prior:5:0", "prior:2,guided:2:0.001"])
+FIELD = "crf:40:4:5"
+
+
+@pytest.fixture(
+    params=[*SMOOTHING, FIELD, "crf:5:50:0.001", "prior:1", "prior:5:0", "prior:2,guided:2:0.001"]
+)
 def refine(request):
     return chosen(request.param)
 
@@ -24,7 +29,7 @@ def smooth(request):
 
 
 def chosen(text: str):
-    if "superpixels" in text:
+    if "superpixels" in text or "crf" in text:
         pytest.importorskip("skimage", reason="needs the extra 'superpixels'")
     return choose_refinement(text)
 
@@ -75,7 +80,9 @@ def test_an_image_without_pixels(refine, size):
     assert found.shape == (3, *size)
 
 
-def test_it_smooths_within_regions_and_keeps_their_border(smooth):
+@pytest.mark.parametrize("text", [*SMOOTHING, FIELD])
+def test_it_smooths_within_regions_and_keeps_their_border(text):
+    smooth = chosen(text)
     image = an_image(40, 50)
     region = torch.from_numpy(image[..., 0] > 130)
     truth = torch.stack([~region, region]).float()
@@ -119,7 +126,7 @@ def test_none():
         *(
             "superpixels:",
             "superpixels:300\n",
-            "crf:3",
+            *("crf:3", "crf:0:4:5", "crf:9999:4:5", "crf:9:0:5", "crf:9:51:5", "crf:9:4:1e-4"),
             "none,none",
             "prior:0",
             "prior:3:",
