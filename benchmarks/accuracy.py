@@ -87,6 +87,7 @@ BESIDE: dict[str, tuple[str, Changes]] = {
     "3 x 3 classifiers": (_SCORES, {"fit_sparse.grid": 3}),
     "5 x 5 classifiers": (_SCORES, {"fit_sparse.grid": 5}),
     "10 x 10 classifiers": (_SCORES, {"fit_sparse.grid": 10}),
+    "superpixels for the filter": (DEFAULT, {"evaluate.refine": "prior:4:0,superpixels:300"}),
 }
 """A row each, and what is changed of it."""
 
