@@ -116,6 +116,13 @@ def of_version(content: bytes, version: int) -> bytes:
     return begin + xxhash.xxh3_128_digest(begin) + content[512:]
 
 
+def of_later_identity(content: bytes, **fields: Any) -> bytes:
+    """Have a shard's identity say more than this version knows, or something else."""
+    parts = ShardParts.of(content)
+    parts.identity = json.dumps(json.loads(parts.identity) | fields).encode()
+    return parts.together()
+
+
 def changed(content: bytes, chances: Sequence[random.Random]) -> bytes:
     """Change what a shard says of itself, an array, or where something lies, and sign that."""
     parts, front = ShardParts.of(content), {}

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.cache.files import UNREADABLE, damaged
 from pipeline.cache.handles import ShardFile
 from pipeline.cache.layout import ROW, Front, array_names, header_digest, shard_names
-from pipeline.errors import CacheDamagedError, CacheError, CacheNotFoundError
+from pipeline.errors import (
+    CacheDamagedError,
+    CacheError,
+    CacheMismatchError,
+    CacheNotFoundError,
+)
 from pipeline.identity import Identity
 from pipeline.names import is_plain
 
@@ -89,6 +94,8 @@ class ShardHeader:
 
         Raises
         ------
+        CacheMismatchError
+            If it is whole and says what this version does not know: a newer one wrote it.
         CacheError
             As :class:`pipeline.cache.handles.ShardFile` raises it.
         """
@@ -101,7 +108,7 @@ class ShardHeader:
             details = file.read(front.details).tobytes()
             if header_digest(identity, details) != front.header_digest:
                 raise ValueError("it does not match its digest")
-            found = cls(path, _identity(identity), ShardDetails.model_validate_json(details), front)
+            found = cls(path, *_parsed(path, identity, details), front)
             if front.table.bytes != found.rows * ROW.itemsize:
                 raise ValueError(f"a table of {front.table.bytes} bytes for {found.rows} arrays")
         except UNREADABLE as error:
@@ -113,6 +120,32 @@ class ShardHeader:
         """How many arrays the shard has."""
         images = len(self.details.images) * len(array_names(self.identity))
         return images + len(shard_names(self.identity))
+
+
+def _parsed(path: Path, identity: bytes, details: bytes) -> tuple[Identity, ShardDetails]:
+    """Check what a shard says about itself, which is what was written: its digest has been seen."""
+    try:
+        return _identity(identity), ShardDetails.model_validate_json(details)
+    except ValidationError as error:
+        if (unknown := _unknown(error)) is None:
+            raise
+        raise CacheMismatchError(
+            f"{path}: written by a newer version of this software, this one does not understand "
+            f"it; use that version, or extract again with --replace ({unknown})"
+        ) from error
+
+
+def _unknown(error: ValidationError) -> str | None:
+    """Say what a newer version may have added; None if no version would have written this."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if any(not e["loc"] or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found):
+        return None
+    fields = [each for each in found if each["type"] == "extra_forbidden"]
+    if not fields and error.title != Identity.__name__:
+        return None
+    first = (fields or found)[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    return ascii(" ".join(f"{where}: {first['msg'][:200]}".split()))[1:-1]
 
 
 @lru_cache(maxsize=8)

@@ -30,13 +30,14 @@ def refuse_other_cache(directory: Path, identity: Identity) -> None:
         Naming every field that differs, or a file that this version cannot read.
     """
     headers, problems = scan_shards(directory)
-    for error in problems.values():
-        if isinstance(error, CacheMismatchError):
-            raise error
     # Those that were renamed or set aside hold somebody's features as well.
     for path in (*problems, *retired_shards(directory)):
-        if (found := _read_header(path)) is not None:
-            headers.append(found)
+        try:
+            headers.append(ShardHeader.read(path))
+        except CacheMismatchError:
+            raise
+        except CacheError:  # damaged, or gone by now
+            continue
     for header in headers:
         if differences := header.identity.differences(identity):
             raise CacheMismatchError(
@@ -109,13 +110,13 @@ def _set_aside(header: ShardHeader) -> None:
     header.path.rename(header.path.with_name(name))
 
 
-def _read_header(path: Path, identity: Identity | None = None) -> ShardHeader | None:
-    """Read a shard's header, if that can be done and it was made with this identity, or any."""
+def _read_header(path: Path, identity: Identity) -> ShardHeader | None:
+    """Read a shard's header, if that can be done and it was made with this identity."""
     try:
         header = ShardHeader.read(path)
     except CacheError:
         return None
-    return header if identity in (None, header.identity) else None
+    return header if header.identity == identity else None
 
 
 def retired_shards(directory: Path, split: str | None = None) -> list[Path]:

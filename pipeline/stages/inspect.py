@@ -20,7 +20,7 @@ from pipeline.cache import (
     samples_are_current,
     samples_path,
 )
-from pipeline.errors import CacheError, CacheNotFoundError
+from pipeline.errors import CacheError, CacheMismatchError, CacheNotFoundError
 from pipeline.identity import Identity
 from pipeline.progress import Progress, Silent
 
@@ -153,11 +153,15 @@ def verify_cache(path: Path | str, *, progress: Progress | None = None) -> list[
     ------
     CacheNotFoundError
         If there is no cache.
+    CacheMismatchError
+        If another version wrote all of it.
     """
     path, progress = Path(path), progress or Silent()
     headers, unreadable = find_shards(path)
     problems = [Problem(None, None, str(error)) for error in unreadable.values()]
     if not headers:
+        if all(isinstance(error, CacheMismatchError) for error in unreadable.values()):
+            raise next(iter(unreadable.values()))
         return problems
     try:
         claimed = read_manifest(path).fingerprint

@@ -65,7 +65,7 @@ def repair_cache(
     CacheDamagedError
         If nothing readable is left that says how it was made.
     CacheMismatchError
-        If what would be extracted now differs from what is there.
+        If what would be extracted now differs from what is there, or another version wrote that.
     ParamsError
         If the manifest does not say where data set and weights are, and nor does the caller.
     """
@@ -75,6 +75,9 @@ def repair_cache(
 
     path, progress = Path(path), progress or Silent()
     headers, problems = find_shards(path)
+    for error in problems.values():
+        if isinstance(error, CacheMismatchError):
+            raise error
     manifest = _manifest(path)
     known = [h.identity for h in headers] + ([] if manifest is None else [manifest.identity])
     if not known:
@@ -88,9 +91,6 @@ def repair_cache(
                 f"{path}: holds files that were made otherwise ({'; '.join(differences)}); "
                 "remove the wrong ones with 'pipeline cache gc --keep'"
             )
-    for error in problems.values():
-        if isinstance(error, CacheMismatchError):
-            raise error
     made_from: dict[str, Any] = {} if manifest is None else manifest.made_from
     given = {"dataset": dataset, "weights": weights, "seed": seed}
     made_from = made_from | {name: value for name, value in given.items() if value is not None}

@@ -1,9 +1,11 @@
 """What of a cache stays when it is extracted again: everything that can be of use."""
 
+from functools import partial
+
 import h5py
 import pytest
 
-from fuzz.shard_values import of_version
+from fuzz.shard_values import of_later_identity, of_version
 from pipeline.cache import (
     FeatureCache,
     Stock,
@@ -190,6 +192,17 @@ class TestRefusal:
         path = sketch.plans[1].path
         path.write_bytes(of_version(path.read_bytes(), 9))
         with pytest.raises(CacheMismatchError, match=r"format version 9, .* reads version 3"):
+            refuse_other_cache(tmp_path, sketch.identity)
+
+    @pytest.mark.parametrize(
+        "written", [partial(of_version, version=9), partial(of_later_identity, tiles=4)]
+    )
+    @pytest.mark.parametrize("name", ["{}", "old-00000-of-00001.h5", "{}.0a1b2c3d.retired"])
+    def test_of_a_later_version_wherever_it_lies(self, sketch, tmp_path, written, name):
+        path = sketch.plans[1].path
+        path = path.rename(tmp_path / name.format(path.name))
+        path.write_bytes(written(path.read_bytes()))
+        with pytest.raises(CacheMismatchError, match=r"format version 9|by a newer version"):
             refuse_other_cache(tmp_path, sketch.identity)
 
     def test_looks_at_shards_that_were_set_aside(self, sketch, make_identity, tmp_path):

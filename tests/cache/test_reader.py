@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fuzz.shard_values import ShardParts, of_version
+from fuzz.shard_values import ShardParts, of_later_identity, of_version
 from pipeline.cache import FeatureCache, ShardHeader, handles
 from pipeline.cache.files import describe
 from pipeline.cache.layout import PLAIN, Form, Row, place_digest
@@ -336,6 +336,25 @@ def test_another_format_version_is_refused(make_sketch, tmp_path):
     path.write_bytes(of_version(path.read_bytes(), 99))
     with pytest.raises(CacheMismatchError, match=r"format version 99.*extract again"):
         FeatureCache(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"tiles": 4}, "tiles: Extra inputs are not permitted"),
+        ({"dtype": "int4"}, "dtype: Input should be 'float16', 'float32' or 'int8'"),
+        ({"line\nend": 1}, "line end: Extra inputs"),
+    ],
+)
+def test_a_shard_of_a_later_version_is_no_damaged_one(make_sketch, tmp_path, said, named):
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    path = sketch.plans[0].path
+    path.write_bytes(of_later_identity(path.read_bytes(), **said))
+    with pytest.raises(CacheMismatchError, match=f"newer version.*--replace.*{named}") as caught:
+        FeatureCache(tmp_path)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_shard_of_the_version_before_is_refused(make_sketch, tmp_path):

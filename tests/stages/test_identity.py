@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fuzz.shard_values import of_later_identity
 from pipeline import Drawing, FeatureCache, Features, Preprocessing, VocDataset, load_backbone
 from pipeline.errors import CacheMismatchError
 
@@ -124,6 +125,27 @@ def test_what_changes_every_feature_is_refused_by_name_until_told_to_replace(
     assert run(**changes, replace=True).computed == backbone_runs() == VAL
     run(**changes, out=tmp_path / "fresh")
     assert values(tmp_path / "cache", ["val"]) == values(tmp_path / "fresh", ["val"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"thorough": True}, {"images_per_shard": 3}])
+def test_a_cache_of_a_later_version_is_kept_until_told_to_replace(
+    run: Any,
+    extracted: Path,
+    values: Any,
+    backbone_runs: Callable[[], int],
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    before = values(extracted)
+    (path, *_) = sorted(extracted.glob("*-of-?????.h5"))
+    path.write_bytes(of_later_identity(path.read_bytes(), tiles=4))
+    contents = {file.name: file.read_bytes() for file in extracted.glob("[!.]*")}
+    with pytest.raises(CacheMismatchError, match=r"by a newer version.*--replace \(tiles"):
+        run(**changes)
+    assert backbone_runs() == 0
+    assert {file.name: file.read_bytes() for file in extracted.glob("[!.]*")} == contents
+    run(**changes, replace=True)
+    assert values(extracted) == before
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from fuzz.shard_values import of_later_identity
 from pipeline import Preprocessing, VocDataset, extract
-from pipeline.errors import CacheDamagedError, CacheNotFoundError
+from pipeline.errors import CacheDamagedError, CacheMismatchError, CacheNotFoundError
 from pipeline.software import versions
 from pipeline.stages.inspect import inspect_cache, verify_cache
 
@@ -175,6 +176,19 @@ def test_nothing_readable_is_left(copy: Path) -> None:
     with pytest.raises(CacheDamagedError, match="not a readable HDF5 file"):
         inspect_cache(copy)
     assert [p.what.split(":")[0] for p in verify_cache(copy)] == [str(shard) for shard in shards]
+
+
+def test_a_cache_of_a_later_version_is_not_called_damaged(copy: Path) -> None:
+    shards = sorted(copy.glob("*-of-*.h5"))
+    for shard in shards[1:]:
+        shard.write_bytes(of_later_identity(shard.read_bytes(), tiles=4))
+    said = [problem.what for problem in verify_cache(copy) if "newer version" in problem.what]
+    assert [what.split(":")[0] for what in said] == [str(shard) for shard in shards[1:]]
+    assert not any("damaged" in what for what in said)
+    shards[0].write_bytes(of_later_identity(shards[0].read_bytes(), tiles=4))
+    for look in (inspect_cache, verify_cache):
+        with pytest.raises(CacheMismatchError, match="by a newer version"):
+            look(copy)
 
 
 def test_a_shard_made_otherwise_is_named(

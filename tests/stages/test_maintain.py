@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import pytest
 
-from fuzz.shard_values import of_version
+from fuzz.shard_values import of_later_identity, of_version
 from pipeline import FeatureCache, VocDataset, extract
 from pipeline.cache import retired_shards
 from pipeline.errors import (
@@ -277,6 +277,19 @@ class TestRepair:
         with pytest.raises(CacheMismatchError, match="format version 99"):
             repair_cache(copy)
         assert (copy / SHARD).exists()
+
+    @pytest.mark.parametrize("count", [1, None])
+    def test_of_a_later_version_is_refused_and_nothing_is_changed(
+        self, copy: Path, count: int | None
+    ) -> None:
+        for path in sorted(copy.glob("*-of-*.h5"))[:count]:
+            path.write_bytes(of_later_identity(path.read_bytes(), tiles=4))
+        if count is None:
+            (copy / "manifest.json").unlink()  # a later one would say the same
+        before = contents(copy)
+        with pytest.raises(CacheMismatchError, match=r"by a newer version.*tiles"):
+            repair_cache(copy)
+        assert contents(copy) == before
 
     def test_there_is_no_cache(self, tmp_path: Path) -> None:
         with pytest.raises(CacheNotFoundError, match="no cache there"):
