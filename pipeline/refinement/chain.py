@@ -23,10 +23,10 @@ class Chain(Refinement):
     def __str__(self) -> str:
         return ",".join(map(str, self.steps))
 
-    def require(self) -> None:
-        """Make sure that what each of them needs is installed."""
+    def require(self, n_classes: int) -> None:
+        """Make sure that each of them can be used; the message begins with the one that cannot."""
         for step in self.steps:
-            step.require()
+            step.require(n_classes)
 
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
         for step in self.steps:

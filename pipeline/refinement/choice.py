@@ -38,16 +38,24 @@ def parse_refinement(text: str) -> Refinement | None:
     Raises
     ------
     ParamsError
-        If it is none of these.
+        If it is none of these; of several, the message names the one that is wrong.
     """
     if text == "none":
         return None
-    if "," in text and len(text) <= _LONGEST:
-        return Chain(tuple(map(_parse_one, text.split(","))))
-    return _parse_one(text)
+    if "," not in text:
+        return _parse_one(text, shown=f"'{text[:60]}'")
+    if len(text) > _LONGEST:
+        raise ParamsError(
+            f"'{text[:60]}...' is too long: several refinements take {_LONGEST} characters at most"
+        )
+    parts = [(part, f"'{part[:60]}' in '{text[:60]}'") for part in text.split(",")]
+    for part, shown in parts:
+        if part == "none":
+            raise ParamsError(f"{shown} is no step; leave it out, or give none alone")
+    return Chain(tuple(_parse_one(part, shown=shown) for part, shown in parts))
 
 
-def _parse_one(text: str) -> Refinement:
+def _parse_one(text: str, *, shown: str) -> Refinement:
     if found := _PRIOR.fullmatch(text):
         return ImagePrior(int(found[1]), None if found[2] is None else int(found[2]))
     if (found := _GUIDED.fullmatch(text)) and (epsilon := _number(found[2], _LEAST_EPSILON, 1)):
@@ -60,7 +68,7 @@ def _parse_one(text: str) -> Refinement:
     if found := _SUPERPIXELS.fullmatch(text):
         return Superpixels(int(found[1]))
     raise ParamsError(
-        f"'{text[:60]}' is not a refinement: give none, guided:RADIUS:EPSILON as in "
+        f"{shown} is not a refinement: give none, guided:RADIUS:EPSILON as in "
         "guided:8:0.001, "
         "superpixels:COUNT as in superpixels:300, "
         "crf:COUNT:WEIGHT:COLOUR as in crf:1000:4:5, or prior:STEPS as in prior:4, prior:4:0 where "
@@ -68,17 +76,17 @@ def _parse_one(text: str) -> Refinement:
     )
 
 
-def choose_refinement(text: str | None) -> Refinement | None:
-    """Read a refinement's name, and make sure that it can be used.
+def choose_refinement(text: str | None, n_classes: int) -> Refinement | None:
+    """Read a refinement's name, and make sure that it can be used for so many classes.
 
     Raises
     ------
     ParamsError
-        If it cannot be read, or what it needs is not installed.
+        If it cannot be read, names a class that there is not, or needs what is not installed.
     """
     refinement = None if text is None else parse_refinement(text)
     if refinement is not None:
-        refinement.require()
+        refinement.require(n_classes)
     return refinement
 
 

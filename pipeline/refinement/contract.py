@@ -47,11 +47,12 @@ class Refinement(ABC):
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
         """Refine probabilities that lie on the CPU, of one pixel or more."""
 
-    def require(self) -> None:  # noqa: B027 - most need nothing
-        """Make sure that what it needs is installed.
+    def require(self, n_classes: int) -> None:  # noqa: B027 - most need nothing
+        """Make sure, before any work, that it can refine so many classes and has what it needs.
 
         Raises
         ------
         ParamsError
-            If it is not; the message says what to install.
+            If it names a class that there is not, or needs what is not installed; the message says
+            what to install.
         """

@@ -53,7 +53,7 @@ class SuperpixelField(Refinement):
     def __str__(self) -> str:
         return f"crf:{self.count}:{self.weight!r}:{self.colour!r}"
 
-    def require(self) -> None:
+    def require(self, n_classes: int) -> None:
         """Make sure that scikit-image is installed; the message says how to install it."""
         require_skimage(str(self))
 

@@ -41,12 +41,16 @@ class ImagePrior(Refinement):
     def __str__(self) -> str:
         return f"prior:{self.steps}" + ("" if self.background is None else f":{self.background}")
 
+    def require(self, n_classes: int) -> None:
+        """Make sure that the background is a class; the message says which there are."""
+        if self.background is not None and self.background >= n_classes:
+            raise ParamsError(
+                f"{self}: there is no class {self.background}, they are 0 to {n_classes - 1}"
+            )
+
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
         flat = probabilities.flatten(1).double()
-        if self.background is not None and self.background >= len(flat):
-            raise ParamsError(
-                f"{self}: there is no class {self.background}, they are 0 to {len(flat) - 1}"
-            )
+        self.require(len(flat))
         others = [c for c in range(len(flat)) if c != self.background]
         p = flat[others]
         total = p.sum(dim=0)

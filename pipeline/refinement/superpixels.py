@@ -65,7 +65,7 @@ class Superpixels(Refinement):
     def __str__(self) -> str:
         return f"superpixels:{self.count}"
 
-    def require(self) -> None:
+    def require(self, n_classes: int) -> None:
         """Make sure that scikit-image is installed; the message says how to install it."""
         require_skimage(str(self))
 

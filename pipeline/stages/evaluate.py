@@ -67,11 +67,12 @@ def evaluate(
     HeadError
         If it held no images out, but is to be measured on those.
     ParamsError
-        If ``refine`` is no refinement, or needs what is not installed.
+        If ``refine`` is no refinement, names a class that there is not, or needs what is not
+        installed.
     """
     progress = progress or Silent()
-    refinement = choose_refinement(refine)
     opened = FeatureCache(cache)
+    refinement = choose_refinement(refine, len(opened.identity.classes))
     where = choose_device(device)
     loaded = load_head(head, trusted=trusted).to(where)
     opened.require(loaded.info.identity, what=f"the head {head}")

@@ -63,7 +63,8 @@ class Segmenter:
     WeightsError
         If the weights cannot be had, or are not those it was trained on.
     ParamsError
-        If ``refine`` is no refinement, or needs what is not installed.
+        If ``refine`` is no refinement, names a class that there is not, or needs what is not
+        installed.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class Segmenter:
         device: str = "auto",
         trusted: Sequence[str] = (),
     ) -> None:
-        self.refinement = choose_refinement(refine)
         self._device = choose_device(device)
         self.head: Head = load_head(head, trusted=trusted).to(self._device)
         identity = self.head.info.identity
+        self.refinement = choose_refinement(refine, len(identity.classes))
         self.backbone: Backbone = restore_backbone(
             identity, weights=weights, seed=seed, device=self._device, what=str(head)
         )

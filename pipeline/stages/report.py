@@ -16,7 +16,7 @@ from pipeline.heads import Head, load_head
 from pipeline.hypercolumn import labels_of
 from pipeline.names import is_plain
 from pipeline.progress import Progress, Silent
-from pipeline.refinement import choose_refinement, parse_refinement
+from pipeline.refinement import Refinement, choose_refinement, parse_refinement
 from pipeline.reporting import (
     HeadReport,
     Picture,
@@ -114,8 +114,8 @@ def report(
     CacheMismatchError
         If a head or its metrics are of another cache.
     ParamsError
-        If a head lacks metrics or the other way round, its name cannot be part of a file's, or
-        the metrics are damaged or of several splits.
+        If a head lacks metrics or the other way round, its name cannot be part of a file's, the
+        metrics are damaged or of several splits, or predictions cannot be refined as theirs were.
     """
     out, progress = Path(out), progress or Silent()
     if heads.keys() != metrics.keys():
@@ -141,13 +141,16 @@ def report(
             "heads measured on different held-out images; fit them with one --seed and --holdout"
         )
     classes = opened.identity.classes
+    refinements = {
+        name: choose_refinement(values.get("refine"), len(classes)) if images else None
+        for name, values in measured.items()
+    }
     make_folder(out)
 
     comparisons = []
     if images:
         path = out / "comparison.png"
-        refine = {name: values.get("refine") for name, values in measured.items()}
-        rows = _comparison_rows(opened, loaded, refine, split, images, device, progress)
+        rows = _comparison_rows(opened, loaded, refinements, split, images, device, progress)
         plot_comparison(rows, classes, VOC_PALETTE, path, void=opened.identity.void)
         comparisons.append(
             Picture(path, "Images, their truth and each head's prediction, side by side")
@@ -202,7 +205,7 @@ def report(
 def _comparison_rows(
     cache: FeatureCache,
     heads: Mapping[str, Head],
-    refine: Mapping[str, str | None],
+    refinements: Mapping[str, Refinement | None],
     split: str,
     count: int,
     device: str,
@@ -211,9 +214,7 @@ def _comparison_rows(
     images, where = cache[split], choose_device(device)
     positions = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round())
     chosen = [images.image_ids[int(position)] for position in positions]
-    moved = {
-        name: (head.to(where), choose_refinement(refine[name])) for name, head in heads.items()
-    }
+    moved = {name: (head.to(where), refinements[name]) for name, head in heads.items()}
     rows = []
     for image_id in progress.track(chosen, total=len(chosen), unit="images", what="drawing"):
         predictions = {

@@ -207,6 +207,11 @@ def test_refinements(
             "scikit-image is not installed, which superpixels:9 needs; "
             "run: pip install 'hypercolumn-pipeline[superpixels]'"
         )
+        assert mistake(*words, "--refine", "guided:8:0.1,prior:4:99") == (
+            "prior:4:99: there is no class 99, they are 0 to 6"
+        )
+        said = mistake(*words, "--refine", "prior:4:0,none")
+        assert "'none' in 'prior:4:0,none' is no step; leave it out" in said
     assert list(Path().iterdir()) == []
 
 

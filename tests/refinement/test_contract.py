@@ -31,7 +31,7 @@ def smooth(request):
 def chosen(text: str):
     if "superpixels" in text or "crf" in text:
         pytest.importorskip("skimage", reason="needs the extra 'superpixels'")
-    return choose_refinement(text)
+    return choose_refinement(text, 7)
 
 
 def an_image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -113,25 +113,47 @@ def test_its_text_reads_as_itself(refine):
 
 
 def test_none():
-    assert choose_refinement(None) is None
-    assert choose_refinement("none") is None
+    assert choose_refinement(None, 2) is None
+    assert choose_refinement("none", 2) is None
+
+
+@pytest.mark.parametrize("text", ["prior:4:3", "prior:4:3,guided:2:0.1", "guided:2:0.1,prior:4:3"])
+def test_a_class_that_is_none_is_refused_before_there_is_an_image(text):
+    assert str(choose_refinement(text, 4)) == text
+    with pytest.raises(ParamsError, match=r"^prior:4:3: there is no class 3, they are 0 to 2"):
+        choose_refinement(text, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prior:4:0,none", "'none' in 'prior:4:0,none' is no step; leave it out"),
+        ("none,none", "'none' in 'none,none' is no step; leave it out"),
+        ("prior:4:0,guided:8", "'guided:8' in 'prior:4:0,guided:8' is not a refinement: give "),
+        ("guided:8:0.1,", "'' in 'guided:8:0.1,' is not a refinement: give "),
+        ("prior:4,guided:8:2,prior:1", "'guided:8:2' in 'prior:4,guided:8:2,prior:1' is not a r"),
+        ("prior:4," * 30 + "prior:4", "'prior:4,.* is too long: several refinements take 200 ch"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_is_named(text, said):
+    with pytest.raises(ParamsError, match=f"^{said}") as caught:
+        parse_refinement(text)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *("", "guided", "guided:8", "guided:0:0.1", "guided:-3:0.1", "guided:8:0", "guided:8:-1"),
-        *("guided:8:nan", "guided:8:inf", "guided:8:1e-400", "guided:8:2", "guided:8:0.1,2"),
+        *("guided:8:nan", "guided:8:inf", "guided:8:1e-400", "guided:8:2"),
         *("guided:8:e", "guided: 8:0.1", "guided:1234567:0.1", "superpixels:0", "superpixels:1.5"),
         *(
             "superpixels:",
             "superpixels:300\n",
             *("crf:3", "crf:0:4:5", "crf:9999:4:5", "crf:9:0:5", "crf:9:51:5", "crf:9:4:1e-4"),
-            "none,none",
             "prior:0",
             "prior:3:",
             "prior:3:0:1",
-            "guided:8:0.1,",
             "x" * 10_000,
         ),
     ],

@@ -31,6 +31,6 @@ def test_without_scikit_image_it_says_what_to_install(monkeypatch):
     refine = parse_refinement("superpixels:9")  # a params file can be read all the same
     remedy = r"run: pip install 'hypercolumn-pipeline\[superpixels\]'"
     with pytest.raises(ParamsError, match=remedy):
-        choose_refinement("superpixels:9")
+        choose_refinement("superpixels:9", 1)
     with pytest.raises(ParamsError, match=remedy):
         refine(torch.ones(1, 2, 2), np.zeros((2, 2, 3), np.uint8))

@@ -139,6 +139,10 @@ def test_pictures_are_refined_as_their_numbers_are(cache: Path, made, tmp_path: 
         (tmp_path / "odd.json").write_text(json.dumps(refined | {"refine": damaged}))
         with pytest.raises(ParamsError, match=r"odd\.json: refine cannot be read; run 'pipeline e"):
             report(cache, heads, {"sparse": tmp_path / "odd.json"}, tmp_path / "d")
+    (tmp_path / "odd.json").write_text(json.dumps(refined | {"refine": "prior:4:99"}))
+    with pytest.raises(ParamsError, match="prior:4:99: there is no class 99"):
+        report(cache, heads, {"sparse": tmp_path / "odd.json"}, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
 
 
 def test_what_does_not_belong_together_is_refused(
