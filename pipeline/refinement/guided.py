@@ -10,6 +10,7 @@ and a pixel gets ``a . I_i + b``, averaged over the windows that it lies in. All
 of running sums: the time does not depend on the radius.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,6 @@ from pipeline.refinement.contract import Refinement
 _WHITE = 255
 _NOWHERE = 1e-6
 """A class that is nowhere more probable is left as it is: most classes are in few images."""
-
-Maps = NDArray[np.float64]
-"""(C, H, W), or (3, 3, H, W)"""
 
 
 @dataclass(frozen=True)
@@ -51,31 +49,87 @@ class GuidedFilter(Refinement):
         return f"guided:{self.radius}:{self.epsilon!r}"
 
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
+        regressions = _Regressions(image, self.radius, self.epsilon)
+        refined = probabilities.clone(memory_format=torch.contiguous_format)
+        for p in refined:
+            if p.max() >= _NOWHERE:
+                p.copy_(regressions.fitted(p))
+        return refined
+
+
+class _Regressions:
+    """The regressions in all windows of an image: what depends on no class is computed once.
+
+    The numbers are float64. What is done for each class is done in place, since new memory costs
+    more than sums.
+
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+    radius : int
+    epsilon : float
+        As :class:`GuidedFilter` has them.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], radius: int, epsilon: float) -> None:
         # As whole numbers: sums of them and of their products are exact, and small windows do not
         # suffer from being differences of large sums.
-        guide = image.transpose(2, 0, 1).astype(np.float64)  # (3, H, W)
-        windows = _Windows(image.shape[:2], self.radius)
-        mean = windows.means(guide)
-        inverse = self._inverse_covariance(windows, guide, mean)
-        given = probabilities.numpy()
-        refined = np.empty_like(given)
-        for p, out in zip(given, refined, strict=True):
-            if p.max() < _NOWHERE:
-                out[...] = p
-                continue
-            means = windows.means(np.concatenate([p[None], guide * p]))  # (4, H, W)
-            a = (inverse * (means[1:] - mean * means[0])).sum(axis=1)
-            b = means[0] - (a * mean).sum(axis=0)
-            means = windows.means(np.concatenate([a, b[None]]))
-            out[...] = (means[:3] * guide).sum(axis=0) + means[3]
-        return torch.from_numpy(refined)
+        self._guide = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float64, order="C"))
+        self._windows = _Windows(self._guide.shape[1:], radius)
+        self._mean = self._windows.add_up(self._guide.clone()) / self._windows.pixels
+        self._lower, pivots = self._factors(epsilon * _WHITE**2)
+        self._scale = 1 / (pivots * self._windows.pixels)
+        self._planes = torch.empty(4, *self._guide.shape[1:], dtype=torch.float64)
 
-    def _inverse_covariance(self, windows: "_Windows", guide: Maps, mean: Maps) -> Maps:
-        """Invert each window's covariance of the colours, plus the ridge: (3, 3, H, W)."""
-        covariance = np.stack([windows.means(guide * i) for i in guide]) - mean[:, None] * mean
-        ridge = self.epsilon * _WHITE**2 * np.eye(3)
-        inverse = np.linalg.inv(covariance.transpose(2, 3, 0, 1) + ridge)
-        return np.ascontiguousarray(inverse.transpose(2, 3, 0, 1))
+    def _factors(self, ridge: float) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Factor each window's covariance of the colours, plus the ridge, as L D L'.
+
+        The ridge is far more than what rounding does to the pivots.
+
+        Returns
+        -------
+        lower : three of (H, W)
+            L at (1, 0), (2, 0) and (2, 1); it is 1 on the diagonal.
+        pivots : (3, H, W)
+            The diagonal of D.
+        """
+        pairs = [(0, 0), (1, 0), (2, 0), (1, 1), (2, 1), (2, 2)]
+        sums = self._windows.add_up(
+            torch.stack([self._guide[i] * self._guide[j] for i, j in pairs])
+        )
+        covariance = dict(zip(pairs, sums / self._windows.pixels, strict=True))
+        for i, j in pairs:
+            covariance[i, j] -= self._mean[i] * self._mean[j]
+        for i in range(3):
+            covariance[i, i] += ridge
+        first = covariance[0, 0]
+        l10, l20 = covariance[1, 0] / first, covariance[2, 0] / first
+        second = covariance[1, 1] - l10 * covariance[1, 0]
+        rest = covariance[2, 1] - l20 * covariance[1, 0]
+        l21 = rest / second
+        third = covariance[2, 2] - l20 * covariance[2, 0] - l21 * rest
+        return (l10, l20, l21), torch.stack([first, second, third])
+
+    def fitted(self, p: Tensor) -> Tensor:
+        """Fit a class's probability (H, W) in every window, and average the fits at each pixel."""
+        planes, (l10, l20, l21) = self._planes, self._lower
+        b, a = planes[0], planes[1:]
+        b.copy_(p)
+        torch.mul(self._guide, b, out=a)
+        self._windows.add_up(planes)
+        a.addcmul_(self._mean, b, value=-1)  # as many times the covariances as there are pixels
+        a[1].addcmul_(l10, a[0], value=-1)
+        a[2].addcmul_(l20, a[0], value=-1).addcmul_(l21, a[1], value=-1)
+        a.mul_(self._scale)
+        a[1].addcmul_(l21, a[2], value=-1)
+        a[0].addcmul_(l10, a[1], value=-1).addcmul_(l20, a[2], value=-1)
+        b.div_(self._windows.pixels)
+        for slope, mean in zip(a, self._mean, strict=True):
+            b.addcmul_(slope, mean, value=-1)
+        self._windows.add_up(planes)
+        for slope, colour in zip(a, self._guide, strict=True):
+            b.addcmul_(slope, colour)
+        return b.div_(self._windows.pixels)
 
 
 class _Windows:
@@ -85,26 +139,29 @@ class _Windows:
     ----------
     size : (H, W)
     radius : int
+
+    Attributes
+    ----------
+    pixels : Tensor of float64, shape (H, W)
+        How many there are in each window.
     """
 
-    def __init__(self, size: tuple[int, ...], radius: int) -> None:
-        centres = [np.arange(pixels) for pixels in size]
-        self._first = [np.maximum(at - radius, 0) for at in centres]
-        self._stop = [np.minimum(at + radius + 1, len(at)) for at in centres]
-        height, width = (s - f for f, s in zip(self._first, self._stop, strict=True))
-        self._pixels = height[:, None] * width
-        # Running sums from a zero on; used again and again, since new memory costs more than sums.
-        self._down, self._across = (
-            np.zeros((size[0] + more, size[1] + 1 - more)) for more in (1, 0)
-        )
+    def __init__(self, size: Sequence[int], radius: int) -> None:
+        self._radius = radius
+        self._running = torch.empty(0, dtype=torch.float64)
+        self.pixels = self.add_up(torch.ones(1, *size, dtype=torch.float64))[0]
 
-    def means(self, values: Maps) -> Maps:
-        """Average values (C, H, W) over the window around each pixel."""
-        found = np.empty_like(values)
-        for plane, out in zip(values, found, strict=True):
-            np.cumsum(plane, axis=0, out=self._down[1:])
-            sums = self._down.take(self._stop[0], 0) - self._down.take(self._first[0], 0)
-            np.cumsum(sums, axis=1, out=self._across[:, 1:])
-            sums = self._across.take(self._stop[1], 1) - self._across.take(self._first[1], 1)
-            np.divide(sums, self._pixels, out=out)
-        return found
+    def add_up(self, planes: Tensor) -> Tensor:
+        """Replace the values of planes (C, H, W) by their sums over each pixel's window."""
+        if self._running.shape != planes.shape:
+            self._running = torch.empty_like(planes)
+        for axis in (2, 1):
+            length = planes.shape[axis]
+            running = torch.cumsum(planes, axis, out=self._running)
+            before = min(self._radius, length - 1)
+            after = length - before
+            # Up to the last pixel of the window, less what lies before its first.
+            planes.narrow(axis, 0, after).copy_(running.narrow(axis, before, after))
+            planes.narrow(axis, after, before).copy_(running.narrow(axis, length - 1, 1))
+            planes.narrow(axis, before + 1, after - 1).sub_(running.narrow(axis, 0, after - 1))
+        return planes
