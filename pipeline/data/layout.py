@@ -33,25 +33,24 @@ class Part:
         Raises
         ------
         DataError
-            If there is none, or it is no file that can be read.
+            If there is none, there are two, or it is no file that can be read.
         """
         folder, upper = root / self.folder, [suffix.upper() for suffix in self.suffixes]
-        found = None
-        # Not by next() on a generator, in which Ctrl-C could be lost.
-        for name in [f"{image_id}{suffix}" for suffix in (*self.suffixes, *upper)]:
-            if os.path.lexists(folder / name):
-                found = folder / name
-                break
-        if found is None and folder.is_dir():
-            spelt_otherwise = (
+        paths = [folder / f"{image_id}{suffix}" for suffix in (*self.suffixes, *upper)]
+        found = [path for path in paths if os.path.lexists(path)]
+        if not found and folder.is_dir():
+            found = [
                 path
                 for path in list_folder(folder)
                 if path.stem == image_id and path.suffix.lower() in self.suffixes
+            ]
+        if others := [path.name for path in found[1:] if not _are_one(path, found[0])]:
+            raise DataError(
+                f"{found[0]} and {others[0]} are both there for one image: remove one of them"
             )
-            found = next(spelt_otherwise, None)
-        if found is not None:
-            require_file(found)
-            return found
+        if found:
+            require_file(found[0])
+            return found[0]
         hint = "restore the file, or remove it from the split"
         if Path(image_id).suffix.lower() in IMAGE_SUFFIXES:
             hint = "list image ids without a suffix"
@@ -61,6 +60,14 @@ class Part:
         """Tell whether something is called like an image's file, its suffix in lower case."""
         names = [f"{image_id}{suffix}" for suffix in self.suffixes]
         return any(os.path.lexists(root / self.folder / name) for name in names)
+
+
+def _are_one(path: Path, other: Path) -> bool:
+    """Tell whether two names are of one file, as on disks where case counts for nothing."""
+    try:
+        return os.path.samestat(path.lstat(), other.lstat()) or path.samefile(other)
+    except OSError:
+        return False
 
 
 IMAGES = Part("JPEGImages", (".jpg", ".jpeg", ".png"))

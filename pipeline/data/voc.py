@@ -175,7 +175,7 @@ class VocDataset:
         Raises
         ------
         DataError
-            If there is none, or it is no file that can be read.
+            If there is none, there are two, or it is no file that can be read.
         """
         return IMAGES.path(self.root, image_id)
 
@@ -185,7 +185,7 @@ class VocDataset:
         Raises
         ------
         DataError
-            If there is none, or it is no file that can be read.
+            If there is none, there are two, or it is no file that can be read.
         """
         return MASKS.path(self.root, image_id)
 

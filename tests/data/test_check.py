@@ -53,6 +53,17 @@ def test_every_problem_is_listed_once(make_voc: MakeVoc) -> None:
         assert "\n" not in problem.what
 
 
+def test_an_image_of_two_files_is_a_problem(make_voc: MakeVoc) -> None:
+    root = make_voc({"train": ["a", "b"]})
+    images = root / "JPEGImages"
+    Image.new("RGB", (9, 6)).save(images / "a.jpg")
+    (problem,) = check_dataset(VocDataset.open(root))
+    assert problem.image_id == "a"
+    assert problem.what == (
+        f"{images / 'a.jpg'} and a.png are both there for one image: remove one of them"
+    )
+
+
 def test_only_test_splits_may_lack_all_their_masks(make_voc: MakeVoc) -> None:
     root = make_voc({"test": ["a", "b"], "val": ["c"]})
     for image_id in "abc":

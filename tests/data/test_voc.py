@@ -122,6 +122,32 @@ def test_missing_files_are_named(make_voc: MakeVoc) -> None:
         dataset.read_image("b.png")
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.jpg", "a.png"], "a.jpg and a.png"),
+        (["a.PNG", "a.jpeg"], "a.jpeg and a.PNG"),
+        (["a.Jpg", "a.jPG"], "a.Jpg and a.jPG"),
+    ],
+)
+def test_two_files_for_one_image_are_named(make_voc: MakeVoc, names: list[str], said: str) -> None:
+    root = make_voc({"train": ["a", "b"]})
+    folder = root / "JPEGImages"
+    content = (folder / "a.png").read_bytes()
+    (folder / "a.png").unlink()
+    for name in names:
+        (folder / name).write_bytes(content)
+    if len(list(folder.glob("a.*"))) < len(names):
+        pytest.skip("case counts for nothing on this disk")
+    dataset = VocDataset.open(root)
+    with pytest.raises(DataError, match=rf"{said} are both there for one image: remove one"):
+        dataset.image_path("a")
+    assert dataset.image_path("b").name == "b.png"
+    (folder / names[0]).unlink()
+    (folder / names[0]).symlink_to(names[1])  # as on disks where case counts for nothing
+    assert dataset.image_path("a").name in names
+
+
 def test_masks_of_another_size_or_with_other_labels(make_voc: MakeVoc) -> None:
     root = make_voc({"train": ["a", "b"]})
     dataset = VocDataset.open(root)

@@ -29,6 +29,18 @@ def inodes(directory):
     return {path.name: path.stat().st_ino for path in directory.glob("*-of-?????.h5")}
 
 
+def test_an_image_of_two_files_is_refused_or_left_out(run, dataset):
+    image_id = dataset.image_ids("train")[1]
+    path = dataset.image_path(image_id)
+    shutil.copy(path, path.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=f"{image_id}.jpg and {image_id}.png are both there"):
+        run()
+    result = run(on_error="skip")
+    ((split, left_out, why),) = result.skipped
+    assert (split, left_out, result.computed) == ("train", image_id, 6)
+    assert "are both there" in why
+
+
 def test_the_cache_holds_what_the_backbone_gives(run, dataset, backbone, tmp_path):
     result = run()
     assert (result.images, result.computed, result.skipped) == (TRAIN + VAL, TRAIN + VAL, [])
