@@ -28,7 +28,7 @@ from pipeline import (
     extract,
     load_backbone,
 )
-from pipeline.cache import SampleDrawer
+from pipeline.cache import CachedSplit, SampleDrawer
 from pipeline.identity import Identity
 
 DTYPES = get_args(Identity.model_fields["dtype"].annotation)
@@ -177,8 +177,7 @@ def _bytes_rows(
         whole = 4 * height * width * sum(cache.identity.tap_channels)
         arrays = [stored.arrays[tap] for tap in cache.identity.tap_names]
         size = sum(a.values.nbytes + (0 if a.scale is None else a.scale.nbytes) for a in arrays)
-        files = sum(path.stat().st_size for path in out.glob("train-*-of-*.h5")) / len(split)
-        note = f"{files / 1e6:.2f} MB with label, image, digests and what HDF5 adds"
+        note = f"{_on_disk(split):.2f} MB with label, image, digests and what HDF5 adds"
         smallest = dtype == "int8"
         rows.append(
             Row.exact(
@@ -191,4 +190,35 @@ def _bytes_rows(
         )
         cache.close()
         shutil.rmtree(out)
+    rows.append(_smallest_row(name, dataset, backbone, preprocessing, folder / "smallest", goal))
     return [Row.exact(f"{name}: enlarged, float32", "MB", whole / 1e6), *rows]
+
+
+def _smallest_row(
+    name: str,
+    dataset: VocDataset,
+    backbone: Backbone,
+    preprocessing: Preprocessing,
+    out: Path,
+    goal: Any,
+) -> Row:
+    """Measure shards that are as small as all options together make them."""
+    extract(
+        dataset,
+        backbone,
+        out,
+        splits=["train"],
+        preprocessing=preprocessing,
+        dtype="int8",
+        recompute_first=True,
+        compression="gzip",
+    )
+    size = _on_disk(FeatureCache(out)["train"])
+    shutil.rmtree(out)
+    what = f"{name}: an image on disk, int8, first map recomputed, gzip"
+    return Row.exact(what, "MB", size, goal, "all of it: maps, label, image, digests")
+
+
+def _on_disk(split: CachedSplit) -> float:
+    """Give the megabytes of a split's shards for each image."""
+    return sum(path.stat().st_size for path in {*split.where.values()}) / len(split) / 1e6
