@@ -5,29 +5,25 @@ command line take precedence over the file.
 """
 
 import difflib
-import os
 import re
 import reprlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.boxes import BoxSettings, Task
 from pipeline.cache import Drawing
-from pipeline.data.files import require_file
-from pipeline.errors import DataError, ParamsError
+from pipeline.errors import ParamsError
 from pipeline.hypercolumn import MAX_GRID, Features
 from pipeline.refinement import parse_refinement
 from pipeline.training import TrainSettings
+from pipeline.yaml_file import read_yaml
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 # DVC puts the name into commands and paths.
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
-_MAX_BYTES = 2**20
-_MAX_NODES = 10_000
 # The largest that numpy, scikit-learn and torch all take.
 _MAX_SEED = 2**32 - 1
 
@@ -201,20 +197,7 @@ def load_params(path: Path) -> Params:
         If it is missing, is not YAML, or has an unknown key or a value out of range; the message
         names the key and what is allowed.
     """
-    if not os.path.lexists(path):
-        raise ParamsError(f"{path}: no such file; name another with --params")
-    try:
-        require_file(path, max_bytes=_MAX_BYTES)
-    except DataError as error:
-        raise ParamsError(str(error)) from error
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
-    # PyYAML leaves it to Python to refuse a value such as the date 2024-99-99, or [[[[... .
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ParamsError(
-            f"{path}: not readable as YAML ({reason[:200]}); correct it, as recipes/scenes.yaml is"
-        ) from error
+    content = read_yaml(path)
     if content is None:
         return Params()
     if not isinstance(content, Mapping):
@@ -223,37 +206,6 @@ def load_params(path: Path) -> Params:
             "write it as recipes/scenes.yaml is"
         )
     return checked(Params, content, source=str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, without keys that are given twice and without aliases that grow beyond bounds."""
-
-    def get_single_data(self) -> Any:
-        node = self.get_single_node()
-        if node is None:
-            return None
-        if _size(node, {}) > _MAX_NODES:
-            raise yaml.YAMLError(f"more than {_MAX_NODES} values, aliases counted")
-        return self.construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key in seen and key != "<<":
-                raise yaml.YAMLError(f"the key {key!r} is given twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _size(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
-    """Count the values of a node, an alias as often as it is used; a node in itself is infinite."""
-    if node not in known:
-        known[node] = float("inf")
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        if isinstance(node, yaml.MappingNode):
-            parts = [part for pair in node.value for part in pair]
-        known[node] = 1 + sum(_size(part, known) for part in parts)
-    return known[node]
 
 
 def override(section: S, given: Mapping[str, Any]) -> S:

@@ -24,7 +24,7 @@ LAYERS = (
     {"stages"},
     {"params"},
     {"training"},
-    {"boxes", "heads"},
+    {"boxes", "heads", "yaml_file"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
     {"adam", "identity", "hypercolumn", "refinement", "names", "progress", "software", "wholefile"},
     {"locks"},
@@ -80,7 +80,7 @@ def test_imports_run_one_way(module: str) -> None:
         ("skops", {"classifiers"}),
         ("safetensors", {"backbones", "tensorfile"}),
         ("skimage", {"refinement"}),
-        ("yaml", {"cli", "params"}),
+        ("yaml", {"cli", "yaml_file"}),
     ],
 )
 def test_a_library_is_known_in_one_place(library: str, parts: set[str]) -> None:
@@ -92,7 +92,9 @@ def test_a_library_is_known_in_one_place(library: str, parts: set[str]) -> None:
     assert users == parts
 
 
-@pytest.mark.parametrize("part", ["cli", "data", "reporting", "metrics", "params", "errors"])
+@pytest.mark.parametrize(
+    "part", ["cli", "data", "reporting", "metrics", "params", "yaml_file", "errors"]
+)
 def test_tensors_are_unknown_to(part: str) -> None:
     for module, path in SOURCES.items():
         if module not in FACADE and part_of(module) == part:

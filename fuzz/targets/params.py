@@ -6,7 +6,7 @@ import yaml
 
 from pipeline.params import Params, load_params
 
-PACKAGES = "pipeline.params yaml"
+PACKAGES = "pipeline.params pipeline.yaml_file yaml"
 
 
 def seeds() -> list[bytes]:
