@@ -6,6 +6,7 @@ It is read without torch, which takes seconds to import; what draws samples impo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.cache.cached_split import CachedSplit
 from pipeline.cache.encoding import BYTES_PER_VALUE
 from pipeline.cache.garbage import find_garbage
 from pipeline.cache.headers import ShardDetails, ShardHeader, Sources, scan_shards
@@ -28,7 +29,7 @@ from pipeline.cache.manifest import (
     write_manifest,
 )
 from pipeline.cache.pixels import Drawing, Samples, draw_pixels
-from pipeline.cache.reader import CachedSplit, FeatureCache, find_shards
+from pipeline.cache.reader import FeatureCache, find_shards
 from pipeline.cache.rows import FeatureRows, StoredSamples, put_aside
 from pipeline.cache.samples import (
     count_samples,

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache.cached_split import CachedSplit
 from pipeline.cache.computed import FeatureMap
 from pipeline.cache.encoding import StoredArray
 from pipeline.cache.pixels import Drawing, Samples, draw_pixels
-from pipeline.cache.reader import CachedSplit
 from pipeline.cache.shards import StoredImage
 from pipeline.hypercolumn import Cells, Features, read_columns
 from pipeline.identity import Identity

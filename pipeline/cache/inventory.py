@@ -9,9 +9,9 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.cache.cached_split import CachedSplit
 from pipeline.cache.handles import Handles
 from pipeline.cache.headers import ShardHeader, Sources, scan_shards, split_of
-from pipeline.cache.reader import CachedSplit
 from pipeline.cache.session import remove_dead_locks
 from pipeline.cache.shards import ShardPlan
 from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
