@@ -8,33 +8,20 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.random import RandomState
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state, shuffle
+from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from pipeline.adam import AdamW, cosine
 from pipeline.classifiers.layers import ACTIVATIONS
+from pipeline.classifiers.perceptron import PerceptronTraining
 from pipeline.classifiers.rows import Rows
 from pipeline.errors import ClassifierError
-
-_TORCH_ACTIVATIONS = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "logistic": torch.sigmoid,
-    "identity": torch.clone,
-}
-
-_AT_ONCE = 1024
-"""Samples that are in memory at a time, of batches that are larger."""
 
 
 class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -180,12 +167,22 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         random = check_random_state(self.random_state)
         targets = torch.from_numpy(codes.astype(np.int64))
         class_weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
+        training = PerceptronTraining(
+            hidden=self.hidden,
+            activation=self.activation,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            tol=self.tol,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            alpha=self.alpha,
+            dropout=self.dropout,
+        )
         members: list[list[NDArray[np.float32]]] = []
         for _ in range(self.members):
-            initial = self._initial(X.shape[1], len(self.classes_), random)
-            parameters = [p.to(device).requires_grad_() for p in initial]
-            self.loss_curve_ = self._train(parameters, X, targets, class_weights, random)
-            members.append([p.detach().cpu().numpy() for p in parameters])
+            parameters, self.loss_curve_ = training.run(X, targets, class_weights, random)
+            members.append([p.cpu().numpy() for p in parameters])
         self.n_iter_ = len(self.loss_curve_)
         w1, b1, w2, b2 = zip(*members, strict=True)
         self.coefs_ = [np.concatenate(w1, axis=1), np.concatenate(w2) / np.float32(self.members)]
@@ -225,93 +222,6 @@ class TorchMLPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float32, reset=False)
         hidden = ACTIVATIONS[self.activation](X @ self.coefs_[0] + self.intercepts_[0])
         return np.asarray(hidden @ self.coefs_[1] + self.intercepts_[1])
-
-    def _initial(self, inputs: int, outputs: int, random: RandomState) -> list[Tensor]:
-        """Draw weights and biases, uniformly as Glorot and Bengio (2010), on the CPU."""
-        gain = 2.0 if self.activation == "logistic" else 6.0
-        drawn = []
-        for rows, columns in ((inputs, self.hidden), (self.hidden, outputs)):
-            bound = (gain / (rows + columns)) ** 0.5
-            for shape in ((rows, columns), (columns,)):
-                values = random.uniform(-bound, bound, shape)
-                drawn.append(torch.from_numpy(values.astype(np.float32)))
-        return drawn
-
-    def _train(
-        self,
-        parameters: list[Tensor],
-        X: Rows,
-        codes: Tensor,
-        class_weights: Tensor,
-        random: RandomState,
-    ) -> list[float]:
-        adam = AdamW([(parameters, 0.0)])
-        order = np.arange(len(X))
-        draws = torch.Generator(class_weights.device)
-        if self.dropout:  # else no number is drawn, so that the order is scikit-learn's
-            draws.manual_seed(int(random.randint(2**31)))
-        curve: list[float] = []
-        while len(curve) < self.epochs and not self._is_over(curve):
-            total = torch.zeros((), device=class_weights.device)
-            order = shuffle(order, random_state=random)
-            for start in range(0, len(X), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                adam.zero_grad()
-                total += len(batch) * self._backward(
-                    parameters, X, codes, class_weights, batch, draws
-                )
-                adam.step(self._learning_rate(len(curve) + start / len(X)))
-            curve.append(float(total) / len(X))
-            if not np.isfinite(curve[-1]):
-                raise ClassifierError(
-                    f"the perceptron diverged in epoch {len(curve)}; lower learning_rate from"
-                    f" {self.learning_rate:g}, or scale the features"
-                )
-        return curve
-
-    def _backward(
-        self,
-        parameters: list[Tensor],
-        X: Rows,
-        codes: Tensor,
-        class_weights: Tensor,
-        batch: NDArray[np.int64],
-        draws: torch.Generator,
-    ) -> Tensor:
-        """Add the gradients of a batch's loss, a piece of it at a time, and give the loss."""
-        w1, b1, w2, b2 = parameters
-        activate = _TORCH_ACTIVATIONS[self.activation]
-        penalty = 0.5 * self.alpha * (w1.square().sum() + w2.square().sum()) / len(batch)
-        penalty.backward()  # type: ignore[no-untyped-call]
-        total = penalty.detach()
-        for start in range(0, len(batch), _AT_ONCE):
-            piece = batch[start : start + _AT_ONCE]
-            x, target = torch.from_numpy(X[piece]).to(w1.device), codes[piece].to(w1.device)
-            hidden = activate(x @ w1 + b1)
-            if self.dropout:
-                kept = torch.empty_like(hidden).bernoulli_(1 - self.dropout, generator=draws)
-                hidden = hidden * kept / (1 - self.dropout)
-            logits = hidden @ w2 + b2
-            losses = cross_entropy(logits, target, reduction="none") * class_weights[target]
-            loss = losses.sum() / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total
-
-    def _learning_rate(self, epochs_done: float) -> float:
-        if self.schedule == "constant":
-            return self.learning_rate
-        return cosine(self.learning_rate, epochs_done / self.epochs)
-
-    def _is_over(self, curve: list[float]) -> bool:
-        """Tell whether the loss has stood still for longer than ``patience`` allows."""
-        if self.patience is None or self.schedule == "cosine":
-            return False
-        best, still = np.inf, 0
-        for loss in curve:
-            still = still + 1 if loss > best - self.tol else 0
-            best = min(best, loss)
-        return still > self.patience
 
     def _torch_device(self) -> torch.device:
         if self.device == "auto":

@@ -8,7 +8,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pipeline.classifiers import torch_mlp
+from pipeline.classifiers import perceptron
 from pipeline.classifiers.torch_mlp import TorchMLPClassifier
 from pipeline.errors import ClassifierError
 
@@ -88,7 +88,7 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_pieces(monkeypatch: Any) -
             read.append(len(index))
             return X[index]
 
-    monkeypatch.setattr(torch_mlp, "_AT_ONCE", 7)
+    monkeypatch.setattr(perceptron, "_AT_ONCE", 7)
     pieces = TorchMLPClassifier(**options).fit_rows(Counted(), y)
     assert max(read) == 7
     assert sum(read) == 20 * 90
@@ -142,13 +142,13 @@ def test_dropout_leaves_hidden_units_out_at_random_and_makes_up_for_it(monkeypat
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(4000, 6)).astype(np.float32), np.resize([0, 1, 2], 4000)
     seen: list[torch.Tensor] = []
-    cross_entropy = torch_mlp.cross_entropy
+    cross_entropy = perceptron.cross_entropy
 
     def watch(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         seen.append(logits.detach().clone())
         return cross_entropy(logits, *args, **kwargs)
 
-    monkeypatch.setattr(torch_mlp, "cross_entropy", watch)
+    monkeypatch.setattr(perceptron, "cross_entropy", watch)
     options: dict[str, Any] = {"hidden": 1, "epochs": 1, "batch_size": 4000, "random_state": 0}
     for dropout in (0.0, 0.25):
         TorchMLPClassifier(
@@ -178,9 +178,9 @@ def test_dropout_is_drawn_from_the_seed() -> None:
 
 def test_the_learning_rate_goes_to_zero_along_half_a_cosine(monkeypatch: Any) -> None:
     rates: list[float] = []
-    step = torch_mlp.AdamW.step
+    step = perceptron.AdamW.step
     monkeypatch.setattr(
-        torch_mlp.AdamW, "step", lambda self, rate: (rates.append(rate), step(self, rate))[1]
+        perceptron.AdamW, "step", lambda self, rate: (rates.append(rate), step(self, rate))[1]
     )
     X, y = np.ones((40, 3), np.float32), np.resize([0, 1], 40)
     TorchMLPClassifier(
