@@ -68,11 +68,9 @@ def _parse_one(text: str, *, shown: str) -> Refinement:
     if found := _SUPERPIXELS.fullmatch(text):
         return Superpixels(int(found[1]))
     raise ParamsError(
-        f"{shown} is not a refinement: give none, guided:RADIUS:EPSILON as in "
-        "guided:8:0.001, "
-        "superpixels:COUNT as in superpixels:300, "
-        "crf:COUNT:WEIGHT:COLOUR as in crf:1000:4:5, or prior:STEPS as in prior:4, prior:4:0 where "
-        "class 0 is the background"
+        f"{shown} is not a refinement: give none, guided:RADIUS:EPSILON as in guided:8:0.001, "
+        "superpixels:COUNT as in superpixels:300, crf:COUNT:WEIGHT:COLOUR as in crf:1000:4:5, or "
+        "prior:STEPS as in prior:4, prior:4:0 where class 0 is the background"
     )
 
 
