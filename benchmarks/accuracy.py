@@ -49,7 +49,6 @@ ROWS: dict[str, Changes] = {
         "features.context": [],
         "fit_sparse.options.dropout": 0.0,
         "fit_sparse.options.members": 1,
-        "samples.pixels_per_class": 60,
         "evaluate.refine": None,
     },
     "and context of the deepest": {"features.context": CONTEXT},
@@ -62,10 +61,6 @@ ROWS: dict[str, Changes] = {
     "and the image's prior": {"evaluate.refine": "prior:4:0"},
     "and a guided filter": {"evaluate.refine": "prior:4:0,guided:16:0.001"},
     "a random field for the filter": {"evaluate.refine": "crf:2000:4:5,prior:4:0"},
-    "and eight members, 150 pixels": {
-        "fit_sparse.options.members": 8,
-        "samples.pixels_per_class": 150,
-    },
 }
 """What each row changes of the one above it; the first, of ``recipes/best.yaml``."""
 
@@ -84,6 +79,7 @@ BESIDE: dict[str, tuple[str, Changes]] = {
     "3 pixels of each class": (_SCORES, {"samples.pixels_per_class": 3}),
     "150 pixels of each class": (_SCORES, {"samples.pixels_per_class": 150}),
     "512 hidden units": (_SCORES, {"fit_sparse.options.hidden": 512}),
+    "eight members": ("and four members", {"fit_sparse.options.members": 8}),
     "3 x 3 classifiers": (_SCORES, {"fit_sparse.grid": 3}),
     "5 x 5 classifiers": (_SCORES, {"fit_sparse.grid": 5}),
     "10 x 10 classifiers": (_SCORES, {"fit_sparse.grid": 10}),
