@@ -97,7 +97,7 @@ def test_reproduction_from_the_cache_alone(tmp_path: Path) -> None:
 
 def test_a_recipe_on_voc_begins_with_its_download(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    for recipe in ("default", "seed-squeezenet", "seed-vgg11"):
+    for recipe in ("default", "best", "seed-squeezenet", "seed-vgg11"):
         shutil.copy(ROOT / "recipes" / f"{recipe}.yaml", project.folder / "params.yaml")
         # Nothing is run, so DVC stops where the extraction would want the images.
         planned = project.run("dvc", "repro", "--dry", code=255)
