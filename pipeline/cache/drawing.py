@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pipeline.cache.cached_split import CachedSplit
 from pipeline.cache.computed import FeatureMap
-from pipeline.cache.encoding import StoredArray
 from pipeline.cache.pixels import Drawing, Samples, draw_pixels
 from pipeline.cache.shards import StoredImage
-from pipeline.hypercolumn import Cells, Features, read_columns
+from pipeline.hypercolumn import Cells, Features, PooledCells, read_columns
 from pipeline.identity import Identity
 
 
@@ -77,9 +76,11 @@ class SampleDrawer:
         features = self._drawing.features
         cells = [Cells(m.size, partial(_activated, features, m)) for m in maps]
         pools = features.pools(self.taps)
-        whole = {i: features.activate(torch.from_numpy(maps[i].decoded())) for i, _ in pools}
-        pooled = [StoredArray(features.pool(whole[i], scope).numpy()) for i, scope in pools]
-        return cells + [Cells(m.size, partial(_read, m)) for m in pooled]
+        pooled = {
+            i: PooledCells(features.activate(torch.from_numpy(maps[i].decoded())))
+            for i in {i for i, _ in pools}
+        }
+        return cells + [pooled[i].of(scope) for i, scope in pools]
 
     def draw_stored(self, image: StoredImage) -> None:
         """Draw from an image as a shard holds it."""
@@ -107,12 +108,8 @@ class SampleDrawer:
         )
 
 
-def _read(m: FeatureMap, ys: Tensor, xs: Tensor) -> Tensor:
-    return torch.from_numpy(m.cells_at(ys.numpy(), xs.numpy()))
-
-
 def _activated(features: Features, m: FeatureMap, ys: Tensor, xs: Tensor) -> Tensor:
-    return features.activate(_read(m, ys, xs))
+    return features.activate(torch.from_numpy(m.cells_at(ys.numpy(), xs.numpy())))
 
 
 def draw_samples(

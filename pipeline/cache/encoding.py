@@ -56,14 +56,15 @@ class StoredArray:
         """Give the float32 feature map (C, h, w); that is ``values`` itself if it is one."""
         if self.values.dtype == np.float32:
             return self.values
-        values: NDArray[np.float32] = _converted(self.values, np.dtype(np.float32))
+        values = _as_float32(self.values)
         if self.scale is not None:
             values *= self.scale[:, None, None]
         return values
 
     def cells_at(self, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give float32 values (C, n) of single cells of a feature map, decoding nothing else."""
-        values = self.values[:, ys, xs].astype(np.float32)
+        # In NumPy's memory the channels of each of these cells lie side by side.
+        values = _as_float32(self.values[:, ys, xs].T).T
         if self.scale is not None:
             values *= self.scale[:, None]
         return values
@@ -163,15 +164,15 @@ def _require_finite(
         )
 
 
-def _converted(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Do as ``values.astype(dtype)`` does, ten times as fast where one of the two is float16."""
-    if np.float16 not in (values.dtype, dtype):
-        return values.astype(dtype)
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Do as ``values.astype(np.float32)`` does, ten times as fast with float16."""
+    if values.dtype != np.float16:
+        return values.astype(np.float32)
     import torch
 
-    converted = np.empty(values.shape, dtype)
-    target = torch.from_numpy(converted).flatten()
-    source = torch.from_numpy(np.ascontiguousarray(values)).flatten()
-    for start in range(0, len(source), _SERIAL):
+    converted = np.empty(values.shape, np.float32)
+    target = torch.from_numpy(converted.reshape(-1))
+    source = torch.from_numpy(np.ascontiguousarray(values).reshape(-1))
+    for start in range(0, values.size, _SERIAL):
         target[start : start + _SERIAL].copy_(source[start : start + _SERIAL])
     return converted

@@ -74,15 +74,29 @@ def draw_pixels(
         As many as ``drawing`` says, of each class or of all; fewer where there are fewer.
     """
     generator = np.random.default_rng([drawing.seed, xxhash.xxh3_64_intdigest(image_id.encode())])
+    flat = label.ravel()
+    # Of neighbours with one label, of runs, there are far fewer than pixels.
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    values, lengths = flat[starts], np.diff(starts, append=flat.size)
     if drawing.pixels_per_image is None:
-        present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
-        among = [np.flatnonzero(label == value) for value in present[present != void]]
+        present = np.flatnonzero(np.bincount(values, minlength=256))
+        among = [values == value for value in present[present != void]]
         most = drawing.pixels_per_class
     else:
-        among, most = [np.flatnonzero(label != void)], drawing.pixels_per_image
-    chosen = [
-        np.sort(generator.choice(pixels, min(most, len(pixels)), replace=False)) for pixels in among
-    ]
-    flat = np.concatenate(chosen) if chosen else np.empty(0, np.int64)
-    ys, xs = np.divmod(flat.astype(np.int64), label.shape[1])
+        among, most = [values != void], drawing.pixels_per_image
+    chosen = [_chosen(generator, starts[some], lengths[some], most) for some in among]
+    ys, xs = np.divmod(np.concatenate([np.empty(0, np.int64), *chosen]), label.shape[1])
     return ys, xs
+
+
+def _chosen(
+    generator: np.random.Generator,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    most: int,
+) -> NDArray[np.int64]:
+    """Choose pixels (n,) among those of runs, in rising order."""
+    ends, count = lengths.cumsum(), int(lengths.sum())
+    numbers = generator.choice(count, min(most, count), replace=False)
+    run = ends.searchsorted(numbers, side="right")
+    return np.sort((starts - ends + lengths)[run] + numbers)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.hypercolumn.head import DenseHead
     from pipeline.hypercolumn.labels import labels_of
     from pipeline.hypercolumn.loss import Target, head_loss
+    from pipeline.hypercolumn.windows import PooledCells
 
 _MODULES = {
     "columns": ("Cells", "hypercolumn_map", "hypercolumns_at", "read_columns"),
@@ -26,6 +27,7 @@ _MODULES = {
     "head": ("DenseHead",),
     "labels": ("labels_of",),
     "loss": ("Target", "head_loss"),
+    "windows": ("PooledCells",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -36,6 +38,7 @@ __all__ = [
     "Features",
     "FirstConvolution",
     "Geometry",
+    "PooledCells",
     "Target",
     "head_loss",
     "hypercolumn_map",

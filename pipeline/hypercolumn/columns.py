@@ -89,9 +89,12 @@ def read_columns(
 ) -> Tensor:
     """Do as :func:`hypercolumns_at` does, with maps that give single cells."""
     # Maps of one size are read at the same cells.
-    sizes = {m.size for m in maps}
-    corners = {cells: _Corners.around(ys, xs, cells, size, geometry) for cells in sizes}
-    return torch.cat([corners[m.size].read(m) for m in maps], dim=1)
+    sizes = tuple(dict.fromkeys(m.size for m in maps))
+    corners = dict(zip(sizes, _corners_around(ys, xs, sizes, size, geometry), strict=True))
+    weighted = torch.cat([corners[m.size].read(m) for m in maps], dim=1)
+    corners_of_all = weighted.reshape(4, len(ys), weighted.shape[1])
+    top_left, top_right, bottom_left, bottom_right = corners_of_all.unbind()
+    return top_left + top_right + bottom_left + bottom_right
 
 
 @dataclass(frozen=True)
@@ -101,38 +104,40 @@ class _Corners:
     ys: Tensor
     xs: Tensor
     weights: Tensor
-    """(4, n)"""
-
-    @classmethod
-    def around(
-        cls,
-        ys: Tensor,
-        xs: Tensor,
-        cells: tuple[int, int],
-        size: tuple[int, int],
-        geometry: Geometry,
-    ) -> "_Corners":
-        top, bottom, down, left, right, across = _corner_reads(cells, size, geometry)
-        top, bottom, down = top[ys], bottom[ys], down[ys]
-        left, right, across = left[xs], right[xs], across[xs]
-        up, back = 1 - down, 1 - across
-        return cls(
-            torch.cat([top, top, bottom, bottom]),
-            torch.cat([left, right, left, right]),
-            torch.stack([up * back, up * across, down * back, down * across]),
-        )
+    """All three are of shape (4 * n,)."""
 
     def read(self, m: Cells) -> Tensor:
-        """Read the columns (n, C) of a map."""
-        values = m.at(self.ys, self.xs)
-        weights = self.weights.to(values.device, values.dtype)
-        corners = values.reshape(len(values), *weights.shape) * weights
-        top_left, top_right, bottom_left, bottom_right = corners.unbind(dim=1)
-        return (top_left + top_right + bottom_left + bottom_right).T.contiguous()
+        """Read the weighted cells (4 * n, C) of a map."""
+        values = m.at(self.ys, self.xs).T
+        return values * self.weights.to(values.device, values.dtype)[:, None]
+
+
+def _corners_around(
+    ys: Tensor,
+    xs: Tensor,
+    sizes: tuple[tuple[int, int], ...],
+    size: tuple[int, int],
+    geometry: Geometry,
+) -> list[_Corners]:
+    """Give the corners on maps of different sizes, computed for all of them at once."""
+    top, bottom, down, left, right, across = _corner_reads(sizes, size, geometry)
+    top, bottom, down = top[:, ys], bottom[:, ys], down[:, ys]
+    left, right, across = left[:, xs], right[:, xs], across[:, xs]
+    up, back = 1 - down, 1 - across
+    cell_ys = torch.cat([top, top, bottom, bottom], dim=1)
+    cell_xs = torch.cat([left, right, left, right], dim=1)
+    weights = torch.cat([up * back, up * across, down * back, down * across], dim=1)
+    return [_Corners(*parts) for parts in zip(cell_ys, cell_xs, weights, strict=True)]
 
 
 # The images of a data set are of few sizes, if they are resized.
-_corner_reads = lru_cache(maxsize=64)(corner_reads)
+@lru_cache(maxsize=64)
+def _corner_reads(
+    sizes: tuple[tuple[int, int], ...], size: tuple[int, int], geometry: Geometry
+) -> list[Tensor]:
+    """Give what :func:`corner_reads` does, a row for each size."""
+    reads = (corner_reads(cells, size, geometry) for cells in sizes)
+    return [torch.stack(rows) for rows in zip(*reads, strict=True)]
 
 
 def _cells_of(m: Tensor) -> Cells:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import avg_pool2d
@@ -177,6 +178,33 @@ def test_draw_pixels_of_all_classes_alike(height, width, count, void, seed):
     assert len(set(zip(ys.tolist(), xs.tolist(), strict=True))) == len(ys)
     assert len(ys) == min(count, np.count_nonzero(label != void))
     assert (label[ys, xs] != void).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 50),
+    st.integers(1, 5),
+    st.sampled_from([None, 1, 7, 5000]),
+    st.integers(0, 2**31),
+)
+def test_pixels_are_those_chosen_from_all_of_a_class(height, width, each, patch, count, seed):
+    """Byte by byte what choosing from a list of all pixels gives: old caches stay current."""
+    grid = np.random.default_rng(seed).choice([0, 1, 3, 255], (height, width)).astype(np.uint8)
+    label = grid.repeat(patch, axis=0).repeat(patch, axis=1)
+    drawing = Drawing(pixels_per_class=each, pixels_per_image=count, seed=seed)
+    ys, xs = draw_pixels(label, "i", drawing, void=255)
+    assert ys.dtype == xs.dtype == np.int64
+    generator = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(b"i")])
+    masks = [label == value for value in (0, 1, 3)] if count is None else [label != 255]
+    expected = [
+        np.sort(generator.choice(pixels, min(count or each, len(pixels)), replace=False))
+        for pixels in map(np.flatnonzero, masks)
+        if len(pixels)
+    ]
+    flat = np.concatenate([np.empty(0, np.int64), *expected])
+    np.testing.assert_array_equal(ys * label.shape[1] + xs, flat)
 
 
 def test_classes_are_as_frequent_among_pixels_of_an_image_as_in_it():
