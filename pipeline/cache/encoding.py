@@ -3,8 +3,10 @@
 What converts values imports torch when it is called: looking into a cache does not need it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -12,9 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CacheOverflowError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 BYTES_PER_VALUE = {"float16": 2, "float32": 4, "int8": 1}
 
-_PIECE = 131_072
+_PIECE = 1_048_576
 """Values that are converted in one go."""
 _SERIAL = 32_767
 """Values that torch converts without starting threads, which would hang in a forked process."""
@@ -100,9 +105,9 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
 
     scale = _scale(values) if dtype == "int8" else None
     stored = StoredArray(_stored_values(values, np.dtype(dtype), scale), scale)
-    # A sum is not finite if one of its terms is not: one quick look in place of one at every value.
+    # One of these two is not finite if any value is not.
     looked_at = stored.values if scale is None else scale
-    if not torch.from_numpy(looked_at).sum(dtype=torch.float32).isfinite():
+    if not torch.stack(torch.from_numpy(looked_at).aminmax()).isfinite().all():
         _require_finite(values, looked_at, image_id=image_id, tap=tap)
     return stored
 
@@ -124,27 +129,37 @@ def _stored_values(
 ) -> NDArray[Any]:
     """Give a map in C order and another dtype, over its scale if there is one.
 
-    It is done in pieces, which stay in the processor's own memory from one step to the next: of
-    some cells where those of all channels lie side by side, as a backbone on the CPU leaves them,
-    of some channels where those of all cells do.
+    It is done in pieces, which stay in the processor's own memory from one step to the next.
     """
     import torch
 
-    channels = len(values)
-    flat = values.reshape(channels, -1)
+    flat = values.reshape(len(values), -1)
     stored = np.empty(flat.shape, dtype)
-    target = torch.from_numpy(stored).dtype
-    by_cell = not values.flags.c_contiguous
-    length, width = flat.shape[::-1] if by_cell else flat.shape
-    step = max(1, _PIECE // width)
-    for start in range(0, length, step):
+    target = torch.from_numpy(stored)
+    step = max(1, _PIECE // len(values))
+    for start in range(0, flat.shape[1], step):
         some = slice(start, start + step)
-        part = (slice(None), some) if by_cell else (some, slice(None))
-        piece = torch.from_numpy(flat[part])
+        piece = _by_channel(torch.from_numpy(flat[:, some]))
         if scale is not None:
-            piece = (piece / torch.from_numpy(scale)[part[0], None]).round_()
-        stored[part] = piece.to(target).numpy()
+            piece = (piece / torch.from_numpy(scale)[:, None]).round_()
+        target[:, some] = piece
     return stored.reshape(values.shape)
+
+
+def _by_channel(piece: Tensor) -> Tensor:
+    """Put the values of a channel side by side, where those of a cell are: (C, n).
+
+    A backbone on the CPU leaves them so. Of all that torch and NumPy have for it, shuffling the
+    channels of a single cell is alone in transposing with vector instructions, in half of the time.
+    """
+    from torch.nn.functional import channel_shuffle
+
+    channels, cells = piece.shape
+    count = channels * cells
+    if piece.stride() != (1, channels) or cells == 1:
+        return piece
+    as_cell = piece.as_strided((1, count, 1, 1), (count, 1, count, count))
+    return channel_shuffle(as_cell, cells).reshape(channels, cells)
 
 
 def _require_finite(

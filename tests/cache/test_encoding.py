@@ -104,6 +104,25 @@ def test_overflow_names_image_tap_and_remedy(sign):
     assert isinstance(caught.value, OverflowError)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1), (1, 5, 7), (7, 1, 1), (3, 2, 2), (64, 13, 9), (96, 109, 101), (700, 30, 41)],
+)
+def test_what_is_stored_does_not_depend_on_memory_order(dtype, shape):
+    """Maps come with channels last from the CPU; the largest of these are done in pieces."""
+    values = np.random.default_rng(0).normal(0, 9, shape).astype(np.float32)
+    channels_last = np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
+    plain, found = stored(values, dtype), stored(channels_last, dtype)
+    assert found.values.flags.c_contiguous
+    assert found.digest == plain.digest
+    if dtype != "int8":
+        np.testing.assert_array_equal(found.values, values.astype(dtype))
+    else:
+        expected = np.round(values / plain.scale[:, None, None]).astype(np.int8)
+        np.testing.assert_array_equal(found.values, expected)
+
+
 def test_the_largest_float16_is_no_overflow():
     values = np.full((1, 1, 1), 65504, np.float32)
     np.testing.assert_array_equal(stored(values, "float16").decoded(), values)
