@@ -132,7 +132,7 @@ class Preprocessing:
         height, width = self.target_size(*mask.shape)
         rows = _nearest(mask.shape[0], height)
         columns = _nearest(mask.shape[1], width)
-        return mask[rows[:, None], columns]
+        return mask.take(rows, axis=0).take(columns, axis=1)
 
     def normalize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Turn a resized image ``(h, w, 3)`` uint8 into the backbone's float32 ``(3, h, w)``."""

@@ -30,7 +30,11 @@ def require_labels(path: Path, mask: npt.NDArray[np.uint8], *, n_classes: int, v
 
     A mask of nothing but void is refused as well: there is nothing in it to train on or to measure.
     """
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    flat = mask.ravel()
+    # The first of neighbours that are alike stands for all: counting pixels takes several times as
+    # long.
+    first = flat[np.flatnonzero(flat[1:] != flat[:-1]) + 1]
+    present = np.flatnonzero(np.bincount(np.append(flat[:1], first), minlength=256))
     strange = [str(v) for v in present if v >= n_classes and v != void]
     if strange:
         raise DataError(
