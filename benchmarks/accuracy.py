@@ -74,16 +74,16 @@ _LOGISTIC: Changes = {
 }
 _SCORES = "and ImageNet's class scores"
 BESIDE: dict[str, tuple[str, Changes]] = {
-    "without ReLU": (_SCORES, {"features.activation": "none"}),
-    "logistic regression": (_SCORES, _LOGISTIC),
-    "3 pixels of each class": (_SCORES, {"samples.pixels_per_class": 3}),
-    "150 pixels of each class": (_SCORES, {"samples.pixels_per_class": 150}),
-    "512 hidden units": (_SCORES, {"fit_sparse.options.hidden": 512}),
-    "eight members": ("and four members", {"fit_sparse.options.members": 8}),
     "3 x 3 classifiers": (_SCORES, {"fit_sparse.grid": 3}),
     "5 x 5 classifiers": (_SCORES, {"fit_sparse.grid": 5}),
-    "10 x 10 classifiers": (_SCORES, {"fit_sparse.grid": 10}),
+    "3 pixels of each class": (_SCORES, {"samples.pixels_per_class": 3}),
+    "without ReLU": (_SCORES, {"features.activation": "none"}),
     "superpixels for the filter": (DEFAULT, {"evaluate.refine": "prior:4:0,superpixels:300"}),
+    "10 x 10 classifiers": (_SCORES, {"fit_sparse.grid": 10}),
+    "logistic regression": (_SCORES, _LOGISTIC),
+    "512 hidden units": (_SCORES, {"fit_sparse.options.hidden": 512}),
+    "150 pixels of each class": (_SCORES, {"samples.pixels_per_class": 150}),
+    "eight members": ("and four members", {"fit_sparse.options.members": 8}),
 }
 """A row each, and what is changed of it."""
 
@@ -94,12 +94,9 @@ def main() -> None:
     work = options.work / ("final" if options.final else "held-out")
     work.mkdir(parents=True, exist_ok=True)
     cache = options.cache or extracted(options)
-    rows = []
-    for text, changes in (beside() if options.beside else parts()).items():
-        params = Params.model_validate(changed(best, changes))
-        measured = [measure(cache, params, seed, work, final=options.final) for seed in SEEDS]
-        rows.append({"row": text, "changes": changes, "of seeds": measured})
-        print(line(rows[-1], options.also), flush=True)
+    kind = "-beside" * options.beside + "-final" * options.final
+    name = f"{options.name}-accuracy{kind}"
+    rows: list[dict[str, Any]] = []
     record = {
         "dataset": options.dataset.name,
         "measured on": "val" if options.final else "held-out training images",
@@ -107,10 +104,13 @@ def main() -> None:
         "rows": rows,
         "machine": machine(),
     }
-    kind = "-beside" * options.beside + "-final" * options.final
-    name = f"{options.name}-accuracy{kind}"
-    write_whole(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
-    write_whole(RESULTS / f"{name}.md", table(record))
+    for text, changes in (beside() if options.beside else parts()).items():
+        params = Params.model_validate(changed(best, changes))
+        measured = [measure(cache, params, seed, work, final=options.final) for seed in SEEDS]
+        rows.append({"row": text, "changes": changes, "of seeds": measured})
+        print(line(rows[-1], options.also), flush=True)
+        write_whole(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
+        write_whole(RESULTS / f"{name}.md", table(record))
 
 
 def arguments() -> argparse.Namespace:
