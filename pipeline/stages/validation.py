@@ -5,12 +5,16 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import cross_entropy
 
+from pipeline.classifiers import MISSING_CLASS_LOGIT
 from pipeline.heads import Head
 from pipeline.hypercolumn import labels_of
 from pipeline.metrics import ConfusionMatrix
 from pipeline.stages.evaluate import score_image
 from pipeline.stages.training_images import Images
 from pipeline.training import DenseTrainer, Team
+
+_NEVER_LEARNT = -MISSING_CLASS_LOGIT / 2
+"""Nats that a class with samples does not lose at a pixel, but one without does."""
 
 
 def validated(
@@ -32,7 +36,8 @@ def validated(
     -------
     dict of str to float or None
         ``val_loss``, ``val_pixel_accuracy`` and ``val_mean_iou``, None where no pixel counts; empty
-        without images.
+        without images. The loss is that of pixels whose class had samples: the others have a logit
+        that nobody learnt, and a few of them would outweigh all else.
     """
     if images is None:
         return {}
@@ -46,10 +51,10 @@ def validated(
         label = images.split.label(image_id)
         matrix.update(label, labels_of(scores))
         truth = torch.from_numpy(label).to(device).long()[None]
-        loss += float(
-            cross_entropy(scores[None], truth, ignore_index=identity.void, reduction="sum")
-        )
-        pixels += int((label != identity.void).sum())
+        losses = cross_entropy(scores[None], truth, ignore_index=identity.void, reduction="none")
+        counted = (truth != identity.void) & (losses < _NEVER_LEARNT)
+        loss += float(losses[counted].sum())
+        pixels += int(counted.sum())
     matrix.counts = team.total(torch.from_numpy(matrix.counts)).numpy()
     loss, pixels = team.total(torch.tensor([loss, pixels], dtype=torch.float64)).tolist()
     summary = matrix.summary(identity.classes)

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from torch.nn.functional import cross_entropy
 
 from pipeline import FeatureCache, TrainSettings, evaluate, fit_dense, fit_sparse, load_head
+from pipeline.classifiers import MISSING_CLASS_LOGIT
 from pipeline.errors import CacheDamagedError, CacheMismatchError, HeadError
 from pipeline.heads import save_head
 from pipeline.progress import Silent
@@ -209,6 +210,25 @@ def test_validation_metrics_are_those_of_sklearn(cache, sparse_head, undisturbed
         classes = np.union1d(truth, predicted)
         ious = jaccard_score(truth, predicted, labels=classes, average="macro", zero_division=0)
         assert history["val_mean_iou"][epoch] == pytest.approx(ious, abs=2e-3)
+
+
+def test_pixels_of_a_class_without_samples_are_not_in_the_loss(cache, sparse_head, tmp_path):
+    """No logit of theirs was learnt, and a few of them would outweigh all others."""
+    head, missing = load_head(sparse_head), 1
+    with torch.no_grad():
+        head.dense.biases[-1][missing] = MISSING_CLASS_LOGIT
+    save_head(tmp_path / "h", head)
+    losses = []
+    assert any((label == missing).any() for label in labels_of(cache, "val"))
+    for label, scores in predictions(head, cache, "val"):
+        target = torch.from_numpy(label).long()
+        target[(target == 255) | (target == missing)] = -100
+        losses.append(
+            cross_entropy(scores[None], target[None], reduction="none")[target[None] >= 0]
+        )
+    settings = TrainSettings(epochs=0)
+    history = fit_dense(cache, tmp_path / "h", tmp_path / "out", settings=settings).history
+    assert history["val_loss"] == [pytest.approx(float(torch.cat(losses).mean()), rel=1e-4)]
 
 
 def test_the_head_is_the_best_epoch(cache, undisturbed):
