@@ -56,8 +56,8 @@ def evaluate(
     --refine superpixels:300 gives all pixels of one of about 300 superpixels the mean of their
     probabilities; it needs scikit-image.
     --refine crf:1000:4:5 has about 1000 superpixels of like colours and near places agree on their
-    classes (a random field): others count 4 times, and 5 units of CIELAB apart is alike; it needs
-    scikit-image.
+    classes (a conditional random field): others count 4 times, and 5 units of CIELAB apart is
+    alike; it needs scikit-image.
     --refine prior:4:0 finds in 4 steps which classes an image shows, and gives doubtful pixels to
     those; 0 is the background, which stays as it is (leave it out where there is none).
     """

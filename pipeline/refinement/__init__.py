@@ -3,7 +3,7 @@
 from pipeline.refinement.chain import Chain
 from pipeline.refinement.choice import choose_refinement, parse_refinement
 from pipeline.refinement.contract import Refinement
-from pipeline.refinement.crf import SuperpixelField
+from pipeline.refinement.crf import SuperpixelCRF
 from pipeline.refinement.guided import GuidedFilter
 from pipeline.refinement.prior import ImagePrior
 from pipeline.refinement.superpixels import Superpixels
@@ -13,7 +13,7 @@ __all__ = [
     "GuidedFilter",
     "ImagePrior",
     "Refinement",
-    "SuperpixelField",
+    "SuperpixelCRF",
     "Superpixels",
     "choose_refinement",
     "parse_refinement",

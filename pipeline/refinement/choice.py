@@ -5,7 +5,7 @@ import re
 from pipeline.errors import ParamsError
 from pipeline.refinement.chain import Chain
 from pipeline.refinement.contract import Refinement
-from pipeline.refinement.crf import SuperpixelField
+from pipeline.refinement.crf import SuperpixelCRF
 from pipeline.refinement.guided import GuidedFilter
 from pipeline.refinement.prior import ImagePrior
 from pipeline.refinement.superpixels import Superpixels
@@ -64,13 +64,14 @@ def _parse_one(text: str, *, shown: str) -> Refinement:
         weight = _number(found[2], _LEAST, _MOST_WEIGHT)
         colour = _number(found[3], _LEAST, _MOST_COLOUR)
         if weight and colour:
-            return SuperpixelField(int(found[1]), weight, colour)
+            return SuperpixelCRF(int(found[1]), weight, colour)
     if found := _SUPERPIXELS.fullmatch(text):
         return Superpixels(int(found[1]))
     raise ParamsError(
         f"{shown} is not a refinement: give none, guided:RADIUS:EPSILON as in guided:8:0.001, "
-        "superpixels:COUNT as in superpixels:300, crf:COUNT:WEIGHT:COLOUR as in crf:1000:4:5, or "
-        "prior:STEPS as in prior:4, prior:4:0 where class 0 is the background"
+        "superpixels:COUNT as in superpixels:300, crf:COUNT:WEIGHT:COLOUR as in crf:1000:4:5 (up "
+        "to 2999, 50 and 1000), or prior:STEPS as in prior:4, prior:4:0 where class 0 is the "
+        "background"
     )
 
 

@@ -5,6 +5,7 @@ from the image alone. Zoom-out features (Mostajabi et al., CVPR 2015) are classi
 here the pixels' predictions are pooled.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from pipeline.errors import ParamsError
 from pipeline.refinement.contract import Refinement
+
+_LEAST_PIXELS = 16
+"""Of a superpixel, on average: smaller ones are no regions, and SLIC makes far too many of them."""
 
 
 def require_skimage(refinement: str) -> None:
@@ -33,18 +37,35 @@ def require_skimage(refinement: str) -> None:
         ) from error
 
 
-def segments_of(image: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
-    """Divide an image (H, W, 3) into about so many superpixels: their numbers (H, W), from 0 on.
+class Segments:
+    """The superpixels of an image.
 
-    Raises
-    ------
-    ParamsError
-        If scikit-image is not installed.
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+    count : int
+        How many to aim at; of small images there are fewer.
+
+    Attributes
+    ----------
+    of_pixels : array of int64, shape (H, W)
+        The number of each pixel's superpixel, from 0 on.
+    sizes : array of float64, shape (superpixels,)
+        How many pixels each has.
     """
-    require_skimage("SLIC")
-    from skimage.segmentation import slic
 
-    return np.asarray(slic(image, n_segments=count, start_label=0))
+    def __init__(self, image: NDArray[np.uint8], count: int) -> None:
+        from skimage.segmentation import slic
+
+        count = max(1, min(count, image[..., 0].size // _LEAST_PIXELS))
+        self.of_pixels: NDArray[np.int64] = np.asarray(slic(image, n_segments=count, start_label=0))
+        self.sizes = np.bincount(self.of_pixels.ravel()).astype(np.float64)
+
+    def means(self, planes: Iterable[NDArray[np.floating]]) -> NDArray[np.float64]:
+        """Average planes (H, W) over each superpixel, one after the other: (n, superpixels)."""
+        flat = self.of_pixels.ravel()
+        sums = np.array([np.bincount(flat, plane.ravel()) for plane in planes], np.float64)
+        return sums / self.sizes
 
 
 @dataclass(frozen=True)
@@ -70,11 +91,9 @@ class Superpixels(Refinement):
         require_skimage(str(self))
 
     def _refine(self, probabilities: Tensor, image: NDArray[np.uint8]) -> Tensor:
-        segments = segments_of(image, self.count)
-        flat = segments.ravel()
-        pixels = np.bincount(flat)
+        self.require(len(probabilities))
+        segments = Segments(image, self.count)
         refined = np.empty(probabilities.shape, np.float32)
-        for of_class, out in zip(probabilities.numpy(), refined, strict=True):
-            means = np.bincount(flat, weights=of_class.ravel()) / pixels
-            out[...] = means[segments]
+        for means, out in zip(segments.means(probabilities.numpy()), refined, strict=True):
+            out[...] = means[segments.of_pixels]
         return torch.from_numpy(refined)

@@ -203,10 +203,11 @@ def test_refinements(
         assert re.search(
             "options: refine: .*'guided' is not a refinement: give none, guided:", said
         )
-        assert mistake(*words, "--refine", "superpixels:9") == (
-            "scikit-image is not installed, which superpixels:9 needs; "
-            "run: pip install 'hypercolumn-pipeline[superpixels]'"
-        )
+        for how in ("superpixels:9", "crf:9:4.0:5.0"):
+            assert mistake(*words, "--refine", how) == (
+                f"scikit-image is not installed, which {how} needs; "
+                "run: pip install 'hypercolumn-pipeline[superpixels]'"
+            )
         assert mistake(*words, "--refine", "guided:8:0.1,prior:4:99") == (
             "prior:4:99: there is no class 99, they are 0 to 6"
         )
