@@ -4,9 +4,9 @@ python -m benchmarks.accuracy --dataset data/VOCdevkit/VOC2012 --weights DEFAULT
     --name voc2012 --also background,cat,cow,dog,horse,person,sheep
 
 Every row adds one change to the row above it; one is the sparse head of ``recipes/default.yaml``,
-the last that of ``recipes/best.yaml``. Each is fitted with three seeds by default, and measured on training
-images that were held out: a third of them, another third for each seed. With ``--beside`` the rows
-are changes of one row each that are not in the recipes. With ``--final`` the heads are fitted on
+the last that of ``recipes/best.yaml``. Each is fitted with three seeds by default, and measured on
+training images that were held out: a third of them, another third for each seed. With ``--beside``
+the rows are changes of one of these rows each that are in no recipe. With ``--final`` the heads are fitted on
 all training images and measured on the validation split; at original resolution always. Heads and
 measurements lie in the work folder and are not made again.
 
@@ -160,7 +160,7 @@ def parts() -> dict[str, Changes]:
 def beside() -> dict[str, Changes]:
     """Give what each row that is in no recipe changes of the best one in all."""
     rows = parts()
-    return {text: rows[row] | added for text, (row, added) in BESIDE.items()}
+    return {f"{row}; {text}": rows[row] | added for text, (row, added) in BESIDE.items()}
 
 
 def changed(recipe: dict[str, Any], changes: Changes) -> dict[str, Any]:
