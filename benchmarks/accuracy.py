@@ -6,9 +6,9 @@ python -m benchmarks.accuracy --dataset data/VOCdevkit/VOC2012 --weights DEFAULT
 Every row adds one change to the row above it; one is the sparse head of ``recipes/default.yaml``,
 the last that of ``recipes/best.yaml``. Each is fitted with three seeds by default, and measured on
 training images that were held out: a third of them, another third for each seed. With ``--beside``
-the rows are changes of one of these rows each that are in no recipe. With ``--final`` the heads are fitted on
-all training images and measured on the validation split; at original resolution always. Heads and
-measurements lie in the work folder and are not made again.
+the rows are changes of one of these rows each that are in no recipe. With ``--final`` the heads are
+fitted on all training images and measured on the validation split; at original resolution always.
+Heads and measurements lie in the work folder and are not made again.
 
 ``benchmarks/results/<name>-accuracy.json`` and ``.md`` hold the rows (``-beside``, ``-final``);
 what each changes of ``recipes/best.yaml`` stands beside it in the keys that ``dvc exp run -S``
