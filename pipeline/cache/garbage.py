@@ -17,7 +17,8 @@ def find_garbage(directory: Path, keep: str | None = None) -> dict[Path, str]:
     """List the files of a cache that no fingerprint claims, and why; nothing else may run then.
 
     Files that are not called as those of a cache are none of its business, and damaged ones are not
-    garbage: they are to be repaired.
+    garbage: they are to be repaired. Those of another version stay too, set aside or not: as this
+    one cannot read them, it has copied nothing of them.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def find_garbage(directory: Path, keep: str | None = None) -> dict[Path, str]:
     splits = parts.keys() | {found for name in names if (found := split_of(name)) is not None}
     if not problems and splits <= {split for split, _ in whole}:
         # Until all shards are there, these hold what need not be computed again.
-        garbage = dict.fromkeys(retired, "set aside, and copied since") | garbage
+        copied = (path for path in retired if not _of_another_version(path))
+        garbage = dict.fromkeys(copied, "set aside, and copied since") | garbage
         garbage |= dict.fromkeys(shard_samples(directory), "put together since")
     return garbage | _garbage_among_samples(directory, fingerprint, splits)
 
@@ -113,6 +115,16 @@ def _readable(paths: list[Path]) -> Iterator[ShardHeader]:
             yield ShardHeader.read(path)
         except CacheError:
             continue
+
+
+def _of_another_version(path: Path) -> bool:
+    try:
+        ShardHeader.read(path)
+    except CacheMismatchError:
+        return True
+    except CacheError:
+        pass
+    return False
 
 
 def _fingerprint(path: Path) -> str | None:

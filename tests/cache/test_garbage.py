@@ -1,10 +1,12 @@
 """What gc takes for garbage, and above all what it does not."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from fuzz.shard_values import of_later_identity, of_version
 from pipeline.cache import (
     FeatureCache,
     draw_samples,
@@ -190,6 +192,20 @@ class TestInterruptedDivisions:
                 (shard_samples_path(plan.path).name for plan in plans), "put together since"
             ),
         }
+
+    @pytest.mark.parametrize(
+        "written", [partial(of_version, version=9), partial(of_later_identity, tiles=4)]
+    )
+    def test_one_of_a_later_version_stays_for_nobody_can_have_copied_it(
+        self, directory, sketch, written
+    ):
+        """Extraction refuses it, so that it holds somebody's features."""
+        interrupt_division(directory, sketch, 1, shards=3)
+        later, other = retired_shards(directory)
+        later.write_bytes(written(later.read_bytes()))
+        kept = found(directory)
+        assert later.name not in kept
+        assert kept[other.name] == "set aside, and copied since"
 
     def test_a_second_division_goes_only_if_that_of_the_manifest_is_complete(
         self, directory, sketch, make_sketch
