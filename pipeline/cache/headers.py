@@ -138,11 +138,12 @@ def _parsed(path: Path, identity: bytes, details: bytes) -> tuple[Identity, Shar
 def _unknown(error: ValidationError) -> str | None:
     """Say what a newer version may have added; None if no version would have written this."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    if any(not e["loc"] or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found):
-        return None
     fields = [each for each in found if each["type"] == "extra_forbidden"]
-    if not fields and error.title != Identity.__name__:
-        return None
+    if not fields:  # where there are some, one that is missing may be called otherwise now
+        if error.title != Identity.__name__:
+            return None
+        if any(not e["loc"] or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found):
+            return None
     first = (fields or found)[0]
     where = ".".join(str(part)[:40] for part in first["loc"])
     return ascii(" ".join(f"{where}: {first['msg'][:200]}".split()))[1:-1]

@@ -1,5 +1,6 @@
 """Reading a cache: the right values, in order, in any process, and never a damaged one."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -355,6 +356,24 @@ def test_a_shard_of_a_later_version_is_no_damaged_one(make_sketch, tmp_path, sai
         FeatureCache(tmp_path)
     assert str(path) in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_a_later_version_may_call_a_field_otherwise(make_sketch, tmp_path):
+    """Then one is missing as well, which alone is damage."""
+    sketch = make_sketch()
+    sketch.write(tmp_path)
+    path = sketch.plans[0].path
+    parts = ShardParts.of(path.read_bytes())
+    said = json.loads(parts.identity)
+    void = said.pop("void")
+    for renamed, error in (
+        ({"void_labels": [void]}, CacheMismatchError),
+        ({}, CacheDamagedError),
+    ):
+        parts.identity = json.dumps(said | renamed).encode()
+        path.write_bytes(parts.together())
+        with pytest.raises(error, match="void_labels: Extra" if renamed else "header is damaged"):
+            ShardHeader.read(path)
 
 
 def test_a_shard_of_the_version_before_is_refused(make_sketch, tmp_path):
