@@ -4,14 +4,14 @@
 few cells. Here only those are pooled, from the same sums in the same order.
 """
 
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipeline.hypercolumn.columns import Cells
-from pipeline.hypercolumn.features import Features
+from pipeline.hypercolumn.features import Features, window_sum
 
 
 class PooledCells:
@@ -42,46 +42,36 @@ class PooledCells:
     def _means(self, window: int, ys: Tensor, xs: Tensor) -> Tensor:
         """Give the means (C, n) of the windows around n cells."""
         height, width = self._values.shape[1:]
-        reads_y, inside_y, reads_x, inside_x, count = _reads((height, width), window)
         # As in pool, columns are added up first. All of them: the deepest map has not many more
         # cells than its windows around a few pixels.
-        columns = _sums(reads_y, inside_y, self._rows)
-        cells = ys * width + xs
-        total = _sums(reads_x[cells], inside_x[cells], columns)
-        return (total / count[cells]).T
+        columns = window_sum(self._rows.view(height, -1), 0, window).view(height * width, -1)
+        reads, inside = _around(xs, width, window)
+        total = embedding_bag(
+            ys[:, None] * width + reads, columns, per_sample_weights=inside, mode="sum"
+        )
+        count = _count(ys, height, window) * _count(xs, width, window)
+        return (total / count[:, None]).T
 
 
-@lru_cache(maxsize=64)
-def _reads(size: tuple[int, int], window: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give the cells that are added up for each cell of a map, in the order of adding.
+def _around(places: Tensor, cells: int, window: int) -> tuple[Tensor, Tensor]:
+    """Give the places on an axis that are added up for each of n places, in the order of adding.
+
+    They are not kept for the whole map: with images of many sizes that would be gigabytes.
 
     Returns
     -------
-    reads_y, inside_y : Tensor of int64 and of float32, shape (h * w, k)
-        The cells of a column; 1, or 0 for what lies beyond the border, where another one is read.
-    reads_x, inside_x : Tensor of int64 and of float32, shape (h * w, l)
-        The cells of a row, likewise.
-    count : Tensor of float32, shape (h * w, 1)
-        How many cells of the window lie on the map.
+    reads : Tensor of int64, shape (n, l)
+    inside : Tensor of float32, shape (n, l)
+        1, or 0 for what lies beyond the border, where another one is read.
     """
-    height, width = size
-    above, inside_y = _along(height, window)
-    beside, inside_x = _along(width, window)
-    ys, xs = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-    inside_y, inside_x = inside_y[ys], inside_x[xs]
-    count = inside_y.sum(dim=1, keepdim=True) * inside_x.sum(dim=1, keepdim=True)
-    reads_y, reads_x = above[ys] * width + xs[:, None], ys[:, None] * width + beside[xs]
-    return reads_y, inside_y, reads_x, inside_x, count
-
-
-def _along(cells: int, window: int) -> tuple[Tensor, Tensor]:
-    """Give the places along an axis that are added up for each place, (cells, k)."""
     reach = min(window // 2, cells - 1)
     steps = [0, *(sign * step for step in range(1, reach + 1) for sign in (1, -1))]
-    places = torch.arange(cells)[:, None] + torch.tensor(steps)
-    return places.clamp(0, cells - 1), ((places >= 0) & (places < cells)).float()
+    wanted = places[:, None] + torch.tensor(steps)
+    reads = wanted.clamp(0, cells - 1)
+    return reads, (reads == wanted).float()
 
 
-def _sums(reads: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
-    """Add up weighted rows (., C), one after the other: (n, C) for reads (n, k)."""
-    return embedding_bag(reads, rows, per_sample_weights=weights, mode="sum")
+def _count(places: Tensor, cells: int, window: int) -> Tensor:
+    """Say how many places of the window around each of n lie on the axis, (n,)."""
+    reach = window // 2
+    return (places + reach).clamp(max=cells - 1) - (places - reach).clamp(min=0) + 1

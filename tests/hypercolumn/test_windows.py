@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.hypercolumn import Features, PooledCells
 
@@ -55,3 +56,16 @@ def test_threads_change_no_bit() -> None:
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_wide_windows_keep_and_take_little_memory(size: tuple[int, int]) -> None:
+    """Every size of map that came by once kept tables of all its cells with all their windows."""
+    values = values_of(4, *size)
+    ys, xs = torch.arange(20), torch.arange(20)
+    expected = Features.pool(values, "51")[:, ys, xs]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+        found = PooledCells(values).of("51").at(ys, xs)
+    taken = sum(e.self_cpu_memory_usage for e in events.events() if e.self_cpu_memory_usage > 0)
+    assert taken < 5 * values.nbytes  # tables would be 2 * 51 * 12 bytes for 16 of values
+    assert torch.equal(found, expected)
