@@ -165,7 +165,7 @@ def _by_channel(piece: Tensor) -> Tensor:
 def _require_finite(
     values: NDArray[np.float32], stored: NDArray[Any], *, image_id: str, tap: str
 ) -> None:
-    """Raise CacheOverflowError if that is why a sum is not finite."""
+    """Raise CacheOverflowError, saying why, if there is a value that is not finite."""
     if not np.isfinite(values).all():
         raise CacheOverflowError(
             f"image {image_id}, tap {tap}: the backbone gave a value that is not finite; "

@@ -30,6 +30,9 @@ class Part:
     def path(self, root: Path, image_id: str) -> Path:
         """Return the path of an image's file.
 
+        Suffixes in lower or in upper case are looked for first. Beside one of these another in
+        mixed case (``a.Png``) is not seen: no folder is listed for every image.
+
         Raises
         ------
         DataError

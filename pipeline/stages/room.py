@@ -14,7 +14,8 @@ from pipeline.stages.image_records import ImageRecords
 _BYTES_PER_FILE = 2500
 _MASKS_LOOKED_AT = 8
 """From how many masks of a split it is estimated how many samples will be drawn: nothing else is
-done while they are read, and samples take a few per cent of the room that maps take."""
+done while they are read. With the default recipe samples take 37 % of the room that maps take, and
+8 masks err by -17 to +14 % of that (50 would by -6 to +6 %): about 6 % of all room."""
 
 
 def bytes_of_shards(plans: Sequence[ShardPlan], records: ImageRecords, identity: Identity) -> int:
