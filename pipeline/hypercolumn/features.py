@@ -138,13 +138,13 @@ class Features(BaseModel):
         if scope == "global":
             return values.mean(dim=(1, 2), keepdim=True)
         total, count = (
-            window_sum(window_sum(summed, 1, int(scope)), 2, int(scope))
+            _window_sum(_window_sum(summed, 1, int(scope)), 2, int(scope))
             for summed in (values, values.new_ones(values[:1].shape))
         )
         return total / count
 
 
-def window_sum(values: Tensor, dim: int, window: int) -> Tensor:
+def _window_sum(values: Tensor, dim: int, window: int) -> Tensor:
     """Sum windows around each cell along a dimension; beyond the border lie zeros.
 
     Cell by cell the terms are added in one order, so that no bit depends on threads.

@@ -4,14 +4,14 @@
 few cells. Here only those are pooled, from the same sums in the same order.
 """
 
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipeline.hypercolumn.columns import Cells
-from pipeline.hypercolumn.features import Features, window_sum
+from pipeline.hypercolumn.features import Features
 
 
 class PooledCells:
@@ -42,36 +42,36 @@ class PooledCells:
     def _means(self, window: int, ys: Tensor, xs: Tensor) -> Tensor:
         """Give the means (C, n) of the windows around n cells."""
         height, width = self._values.shape[1:]
+        above, inside_y, count_y = _around(height, window)
+        beside, inside_x, count_x = _around(width, window)
         # As in pool, columns are added up first. All of them: the deepest map has not many more
         # cells than its windows around a few pixels.
-        columns = window_sum(self._rows.view(height, -1), 0, window).view(height * width, -1)
-        reads, inside = _around(xs, width, window)
-        total = embedding_bag(
-            ys[:, None] * width + reads, columns, per_sample_weights=inside, mode="sum"
-        )
-        count = _count(ys, height, window) * _count(xs, width, window)
-        return (total / count[:, None]).T
+        columns = _sums(above, inside_y, self._rows.view(height, -1)).view(height * width, -1)
+        total = _sums(ys[:, None] * width + beside[xs], inside_x[xs], columns)
+        return (total / (count_y[ys] * count_x[xs])).T
 
 
-def _around(places: Tensor, cells: int, window: int) -> tuple[Tensor, Tensor]:
-    """Give the places on an axis that are added up for each of n places, in the order of adding.
+@lru_cache(maxsize=64)
+def _around(cells: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the places along an axis that are added up for each place, in the order of adding.
 
-    They are not kept for the whole map: with images of many sizes that would be gigabytes.
+    Those of an axis are few enough to be kept; those of a map are not, with images of many sizes.
 
     Returns
     -------
-    reads : Tensor of int64, shape (n, l)
-    inside : Tensor of float32, shape (n, l)
+    reads : Tensor of int64, shape (cells, k)
+    inside : Tensor of float32, shape (cells, k)
         1, or 0 for what lies beyond the border, where another one is read.
+    count : Tensor of float32, shape (cells, 1)
+        How many of them lie on the axis.
     """
     reach = min(window // 2, cells - 1)
     steps = [0, *(sign * step for step in range(1, reach + 1) for sign in (1, -1))]
-    wanted = places[:, None] + torch.tensor(steps)
-    reads = wanted.clamp(0, cells - 1)
-    return reads, (reads == wanted).float()
+    places = torch.arange(cells)[:, None] + torch.tensor(steps)
+    inside = ((places >= 0) & (places < cells)).float()
+    return places.clamp(0, cells - 1), inside, inside.sum(dim=1, keepdim=True)
 
 
-def _count(places: Tensor, cells: int, window: int) -> Tensor:
-    """Say how many places of the window around each of n lie on the axis, (n,)."""
-    reach = window // 2
-    return (places + reach).clamp(max=cells - 1) - (places - reach).clamp(min=0) + 1
+def _sums(reads: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    """Add up weighted rows (., C), one after the other: (n, C) for reads (n, k)."""
+    return embedding_bag(reads, rows, per_sample_weights=weights, mode="sum")
