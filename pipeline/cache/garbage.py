@@ -120,10 +120,8 @@ def _readable(paths: list[Path]) -> Iterator[ShardHeader]:
 def _of_another_version(path: Path) -> bool:
     try:
         ShardHeader.read(path)
-    except CacheMismatchError:
-        return True
-    except CacheError:
-        pass
+    except CacheError as error:
+        return isinstance(error, CacheMismatchError)
     return False
 
 

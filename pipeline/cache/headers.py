@@ -139,11 +139,11 @@ def _unknown(error: ValidationError) -> str | None:
     """Say what a newer version may have added; None if no version would have written this."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     fields = [each for each in found if each["type"] == "extra_forbidden"]
-    if not fields:  # where there are some, one that is missing may be called otherwise now
-        if error.title != Identity.__name__:
-            return None
-        if any(not e["loc"] or (e["type"] == "missing" and len(e["loc"]) == 1) for e in found):
-            return None
+    missing = [each for each in found if each["type"] == "missing" and len(each["loc"]) == 1]
+    if len(missing) > len(fields) or any(not each["loc"] for each in found):
+        return None  # of no more than there are new ones, each may be called otherwise now
+    if not fields and error.title != Identity.__name__:
+        return None
     first = (fields or found)[0]
     where = ".".join(str(part)[:40] for part in first["loc"])
     return ascii(" ".join(f"{where}: {first['msg'][:200]}".split()))[1:-1]

@@ -16,8 +16,9 @@ import pipeline
 from pipeline.stages.inspect import inspect_cache, verify_cache
 from pipeline.stages.maintain import collect_garbage, repair_cache
 
-COUNTS = (4, 8, 12)
-"""Images, one in a shard. Equally far apart: what is linear grows by as much in both steps."""
+COUNTS = (8, 12, 16)
+"""Images, one in a shard, and no fewer than the masks that are looked at beforehand. Equally far
+apart: what is linear grows by as much in both steps."""
 
 STAGES = (
     "check_dataset",
