@@ -27,7 +27,7 @@ LAYERS = (
     {"boxes", "heads", "yaml_file"},
     {"cache", "classifiers", "backbones", "data", "reporting", "metrics", "tensorfile"},
     {"adam", "identity", "hypercolumn", "refinement", "names", "progress", "software", "wholefile"},
-    {"locks"},
+    {"locks", "threads"},
     {"folders"},
     {"errors"},
 )

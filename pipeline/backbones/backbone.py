@@ -13,6 +13,7 @@ from pipeline.backbones.outline import Outline, Shape
 from pipeline.backbones.taps import parse_taps
 from pipeline.backbones.tracing import TappedNetwork
 from pipeline.backbones.weights import fit_weights, load_weights, weights_digest
+from pipeline.backbones.winograd import with_winograd
 from pipeline.errors import BackboneError
 
 Compute = Literal["float32", "bfloat16"]
@@ -84,6 +85,8 @@ class Backbone:
         self._outline = outline
         if compute == "bfloat16":
             _round_weights(network)
+        else:
+            with_winograd(network)
         self._tapped = TappedNetwork(network, outline.modules, outline.last)
         self.to("cpu")
 

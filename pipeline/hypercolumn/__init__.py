@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
     from pipeline.hypercolumn.features import Features
-    from pipeline.hypercolumn.first_convolution import FirstConvolution, on_one_thread
+    from pipeline.hypercolumn.first_convolution import FirstConvolution
     from pipeline.hypercolumn.geometry import Geometry
     from pipeline.hypercolumn.grid import MAX_GRID
     from pipeline.hypercolumn.head import DenseHead
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "columns": ("Cells", "hypercolumn_map", "hypercolumns_at", "read_columns"),
     "features": ("Features",),
-    "first_convolution": ("FirstConvolution", "on_one_thread"),
+    "first_convolution": ("FirstConvolution",),
     "geometry": ("Geometry",),
     "grid": ("MAX_GRID",),
     "head": ("DenseHead",),
@@ -44,7 +44,6 @@ __all__ = [
     "hypercolumn_map",
     "hypercolumns_at",
     "labels_of",
-    "on_one_thread",
     "read_columns",
 ]
 

@@ -6,8 +6,6 @@ the image and the kernel need not keep the map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +74,8 @@ class FirstConvolution:
         import torch
         from torch.nn import functional
 
+        from pipeline.threads import on_one_thread
+
         kernel, bias = torch.from_numpy(self.kernel), torch.from_numpy(self.bias)
         with on_one_thread(), torch.no_grad():
             found = functional.conv2d(
@@ -83,21 +83,3 @@ class FirstConvolution:
             )
             array: NDArray[np.float32] = found.contiguous().numpy()
         return array
-
-
-@contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Have torch compute on the calling thread alone.
-
-    Where others compute beside it, threads of its own would wait for a core, and those that wait
-    for them keep another one busy. In a process that was forked they are not there, and would be
-    waited for forever.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, Preprocessing, first_convolution
-from pipeline.backbones.threads import in_order
 from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources, StoredImage
 from pipeline.data import VocDataset, image_size
 from pipeline.data.voc import parse_split
@@ -19,6 +18,7 @@ from pipeline.errors import BackboneError, DataError, DeviceMemoryError
 from pipeline.hypercolumn import FirstConvolution
 from pipeline.identity import Identity, file_digest
 from pipeline.progress import Progress
+from pipeline.threads import in_order
 
 _BESIDE_GPU = 4
 """Threads that decode, and others that turn maps into what is stored."""

@@ -34,7 +34,6 @@ from pipeline.cache import (
     writing,
 )
 from pipeline.errors import CacheError, CacheNotFoundError
-from pipeline.hypercolumn import on_one_thread
 from pipeline.identity import Identity
 from pipeline.progress import Progress
 from pipeline.stages.image_records import ImageRecords
@@ -42,6 +41,7 @@ from pipeline.stages.outlook import Outlook
 from pipeline.stages.part import Part, Plans
 from pipeline.stages.shard_writing import ShardWriting
 from pipeline.stages.split_samples import remove_shard_samples, write_split_samples
+from pipeline.threads import on_one_thread
 from pipeline.wholefile import remove_leftovers
 
 

@@ -18,11 +18,11 @@ from pipeline.backbones import Preprocessing
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.outline import Outline
 from pipeline.backbones.taps import parse_taps
-from pipeline.backbones.threads import _compute_on_one_thread, in_order
 from pipeline.cache.encoding import encode
 from pipeline.data.images import read_image
 from pipeline.errors import BackboneError
 from pipeline.hypercolumn import Features, hypercolumns_at
+from pipeline.threads import _compute_on_one_thread, in_order
 
 SIZES = ((64, 64), (65, 97), (64, 64))
 LAST_BITS = 1e-5

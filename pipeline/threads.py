@@ -1,8 +1,9 @@
 """Work on one image after another in several threads, with results that do not depend on them."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -54,6 +55,22 @@ def in_order(
         if alone:
             # What the pool's threads set for themselves is also what later threads start with.
             torch.set_num_threads(torch_threads)
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Have torch compute on the calling thread alone.
+
+    Where others compute beside it, threads of its own would wait for a core, and those that wait
+    for them keep another one busy. In a process that was forked they are not there, and would be
+    waited for forever.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _compute_on_one_thread() -> None:
