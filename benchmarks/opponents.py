@@ -6,7 +6,7 @@ at a time. Nothing here uses the pipeline's mathematics, only its drawing of pix
 look at the same ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,6 +42,26 @@ class PlainNetwork:
         last = max(int(parts[1]) for modules in places for parts in modules)
         layers = network.features[: last + 1].eval().requires_grad_(False)
         self.layers = layers.to(memory_format=torch.channels_last)
+        self._taps = [
+            [layers.get_submodule(name.removeprefix("features.")) for name in tap.modules]
+            for tap in backbone.taps
+        ]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Run images (N, 3, H, W) through in one batch, and give the taps before their ReLU."""
+        found: dict[nn.Module, Tensor] = {}
+        modules = {module for modules in self._taps for module in modules}
+        for module in self.layers.modules():  # what a tap gives is not to be overwritten
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        hooks = [
+            module.register_forward_hook(lambda module, _, output: found.update({module: output}))
+            for module in modules
+        ]
+        self.layers(images)
+        for hook in hooks:
+            hook.remove()
+        return [torch.cat([found[module] for module in modules], dim=1) for modules in self._taps]
 
     @torch.inference_mode()
     def batched(self, images: Sequence[Tensor], size: int = 8) -> None:
@@ -56,16 +76,21 @@ class PlainNetwork:
             self.layers(image[None])
 
     def abreast(self, images: Sequence[Tensor]) -> None:
-        """Run images through on one thread each, as many at a time as there are threads."""
-        threads = torch.get_num_threads()
+        """Run images through as :func:`abreast` does."""
+        abreast(self.layers, images)
 
-        def one(image: Tensor) -> None:
-            with torch.inference_mode():
-                self.layers(image[None])
 
-        with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
-            list(pool.map(one, images))
-        torch.set_num_threads(threads)  # what the pool's threads set is what later ones begin with
+def abreast(network: Callable[[Tensor], object], images: Sequence[Tensor]) -> None:
+    """Run images through a network on one thread each, as many at a time as there are threads."""
+    threads = torch.get_num_threads()
+
+    def one(image: Tensor) -> None:
+        with torch.inference_mode():
+            network(image[None])
+
+    with ThreadPoolExecutor(threads, initializer=_compute_alone) as pool:
+        list(pool.map(one, images))
+    torch.set_num_threads(threads)  # what the pool's threads set is what later ones begin with
 
 
 def _compute_alone() -> None:
@@ -117,7 +142,7 @@ class OriginalExtraction:
         preprocessing: Preprocessing,
         drawing: Drawing,
     ) -> None:
-        self._dataset, self._backbone = dataset, backbone
+        self._dataset, self._network = dataset, PlainNetwork(backbone)
         self._preprocessing, self._drawing = preprocessing, drawing
 
     def run(self, image_ids: Sequence[str], out: Path) -> None:
@@ -136,7 +161,7 @@ class OriginalExtraction:
         self, image_id: str, image: Tensor, label: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Sample the hypercolumns (n, D) of one image (3, H, W), and their classes (n,)."""
-        whole = enlarged(self._backbone(image[None]), (label.shape[0], label.shape[1]))[0]
+        whole = enlarged(self._network.maps(image[None]), (label.shape[0], label.shape[1]))[0]
         ys, xs = draw_pixels(label, image_id, self._drawing, void=self._dataset.void)
         return whole[:, torch.from_numpy(ys), torch.from_numpy(xs)].T.numpy(), label[ys, xs]
 
@@ -186,7 +211,7 @@ class OriginalTraining:
                 layer.bias.copy_(bias)
             layers += [layer, nn.ReLU()]
         self.network = nn.Sequential(*layers[:-1])
-        self._backbone, self._void = backbone, void
+        self._plain, self._void = PlainNetwork(backbone), void
         self._optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate)
 
     def step(self, batch: Sequence[tuple[Tensor, Tensor]]) -> float:
@@ -199,7 +224,7 @@ class OriginalTraining:
         total = 0.0
         for image, label in batch:
             with torch.no_grad():
-                whole = enlarged(self._backbone(image[None]), (label.shape[0], label.shape[1]))
+                whole = enlarged(self._plain.maps(image[None]), (label.shape[0], label.shape[1]))
             loss = cross_entropy(
                 self.network(whole), label[None].long(), ignore_index=self._void, reduction="sum"
             )
