@@ -9,9 +9,9 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -27,11 +27,12 @@ from pipeline.errors import CacheDamagedError, CacheError, CacheMismatchError
 from pipeline.identity import FORMAT_VERSION
 
 _OPEN_FILES = 32
-_PIECE = 1 << 22
-"""Bytes that are digested while the next ones are read; for fewer, threads cost more than that."""
-
-_GAP = 1 << 14
-"""Bytes between parts that are read in passing: as long as another call would take."""
+_PIECE = 1 << 21
+"""Bytes that are read before they are digested. The fewer, the more often two threads wait for the
+interpreter."""
+_WORTH_TWO_THREADS = 1 << 23
+_HEAD_START = 1 << 20
+"""Bytes that are read and digested before another thread has woken up."""
 
 Stored: TypeAlias = NDArray[np.uint8]
 
@@ -42,14 +43,6 @@ class Part(NamedTuple):
     offset: int
     bytes: int
     digest: xxhash.xxh3_128
-
-
-def _beside(parts: Sequence[Part]) -> Sequence[Part]:
-    """Give the first parts, as many as can be read together."""
-    for count, (one, other) in enumerate(pairwise(parts), 1):
-        if not 0 <= other.offset - one.offset - one.bytes <= _GAP:
-            return parts[:count]
-    return parts
 
 
 class ShardFile:
@@ -131,36 +124,39 @@ class ShardFile:
     def digested(self, parts: Sequence[Part], beside: Executor) -> list[Stored]:
         """Read parts of the file, in order, and digest them meanwhile.
 
-        Parts that lie beside one another are read together, and views into the same memory.
+        Half of them are read and digested in another thread, if there is much to read.
 
         Parameters
         ----------
         parts : sequence of Part
         beside : Executor
-            With one thread, which digests what has been read of large parts.
+            With one thread.
 
         Raises
         ------
         OSError, ValueError
             If they cannot be read.
         """
-        found: list[Stored] = []
-        running: list[Future[None]] = []
-        while len(found) < len(parts):
-            run = _beside(parts[len(found) :])
-            begin, end = run[0].offset, run[-1].offset + run[-1].bytes
-            values = _aligned(begin, end - begin)
-            found += [values[p.offset - begin : p.offset - begin + p.bytes] for p in run]
-            for at in range(begin, end, _PIECE):
-                stop = min(at + _PIECE, end)
-                self._fill(values.data[at - begin : stop - begin], at)
-                if end - begin < 2 * _PIECE:
-                    _digest(run, values.data, begin, at, stop)
-                else:
-                    running.append(beside.submit(_digest, run, values.data, begin, at, stop))
-        for digesting in running:
-            digesting.result()
+        found = [_aligned(part.offset, part.bytes) for part in parts]
+        work = list(zip(parts, found, strict=True))
+        cut = _middle([part.bytes for part in parts])
+        other = beside.submit(self._read_digested, work[cut:]) if cut < len(work) else None
+        try:
+            self._read_digested(work[:cut])
+        finally:
+            if other is not None:
+                wait([other])
+        if other is not None:
+            other.result()
         return found
+
+    def _read_digested(self, work: Sequence[tuple[Part, Stored]]) -> None:
+        """Read parts and digest them, in pieces that are in the processor's own memory then."""
+        for part, values in work:
+            for at in range(0, part.bytes, _PIECE):
+                piece = values.data[at : at + _PIECE]
+                self._fill(piece, part.offset + at)
+                part.digest.update(piece)
 
     def _fill(self, rest: memoryview, offset: int) -> None:
         while rest:
@@ -177,12 +173,13 @@ def _aligned(offset: int, count: int) -> Stored:
     return memory[start : start + count]
 
 
-def _digest(run: Sequence[Part], values: memoryview, begin: int, at: int, stop: int) -> None:
-    """Digest the bytes of a run, which begins at ``begin``, from ``at`` to ``stop``."""
-    for part in run:
-        first, last = max(part.offset, at), min(part.offset + part.bytes, stop)
-        if first < last:
-            part.digest.update(values[first - begin : last - begin])
+def _middle(sizes: Sequence[int]) -> int:
+    """Give how many of the first parts are for the calling thread, when another does the rest."""
+    total = sum(sizes)
+    if total < _WORTH_TWO_THREADS:
+        return len(sizes)
+    before = list(accumulate(sizes, initial=0))
+    return min(range(len(before)), key=lambda count: abs(2 * before[count] - total - _HEAD_START))
 
 
 def _refused(path: Path) -> CacheError:
