@@ -55,7 +55,7 @@ from pipeline.cache.shards import (
 from pipeline.cache.structure import check_structure
 
 if TYPE_CHECKING:
-    from pipeline.cache.drawing import SampleDrawer, draw_samples
+    from pipeline.cache.drawing import Drawn, SampleDrawer, draw_samples
 
 __all__ = [
     "BYTES_PER_VALUE",
@@ -63,6 +63,7 @@ __all__ = [
     "RESERVED",
     "CachedSplit",
     "Drawing",
+    "Drawn",
     "FeatureCache",
     "FeatureRows",
     "ImageRecord",
@@ -117,6 +118,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what draws samples when it is first used."""
-    if name in ("SampleDrawer", "draw_samples"):
+    if name in ("Drawn", "SampleDrawer", "draw_samples"):
         return getattr(import_module("pipeline.cache.drawing"), name)
     raise AttributeError(f"module 'pipeline.cache' has no attribute '{name}'")

@@ -19,8 +19,8 @@ from pipeline.identity import Identity
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """The samples of one image."""
+class Drawn:
+    """The samples of one image: hypercolumns (n, D), classes and places (n,)."""
 
     image_id: str
     features: NDArray[np.float32]
@@ -46,10 +46,10 @@ class SampleDrawer:
         self.taps = [names[i] for i in drawing.features.select(names)]
         channels = drawing.features.channels(names, identity.tap_channels)
         self._empty = np.empty((0, sum(channels)), np.float32)
-        self._drawn: list[_Drawn] = []
+        self._drawn: list[Drawn] = []
 
-    def draw(self, image_id: str, maps: Sequence[FeatureMap], label: NDArray[np.uint8]) -> None:
-        """Draw from an image.
+    def drawn(self, image_id: str, maps: Sequence[FeatureMap], label: NDArray[np.uint8]) -> Drawn:
+        """Draw from an image; several threads may do so at a time.
 
         Parameters
         ----------
@@ -57,6 +57,11 @@ class SampleDrawer:
         maps : sequence of StoredArray or ComputedMap, each (C, h, w)
             The maps of :attr:`taps`.
         label : array of uint8, shape (H, W)
+
+        Returns
+        -------
+        Drawn
+            For :meth:`take`.
         """
         identity, drawing = self._identity, self._drawing
         if drawing.void_as_background:
@@ -69,7 +74,7 @@ class SampleDrawer:
             (label.shape[0], label.shape[1]),
             identity.geometry,
         )
-        self._drawn.append(_Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs))
+        return Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs)
 
     def _cells(self, maps: Sequence[FeatureMap]) -> list[Cells]:
         """Turn maps into what hypercolumns are read from; only what is pooled is decoded whole."""
@@ -82,15 +87,20 @@ class SampleDrawer:
         }
         return cells + [pooled[i].of(scope) for i, scope in pools]
 
-    def draw_stored(self, image: StoredImage) -> None:
-        """Draw from an image as a shard holds it."""
+    def drawn_stored(self, image: StoredImage) -> Drawn:
+        """Draw from an image as a shard holds it; see :meth:`drawn`."""
         maps = [image.map(tap) for tap in self.taps]
         label: NDArray[Any] = image.arrays["label"].values
-        self.draw(image.image_id, maps, label)
+        return self.drawn(image.image_id, maps, label)
+
+    def take(self, drawn: Drawn) -> None:
+        """Take in what was drawn from the next image."""
+        self._drawn.append(drawn)
 
     def draw_cached(self, split: CachedSplit, image_id: str) -> None:
         """Draw from an image of a cached split."""
-        self.draw(image_id, split.stored_maps(image_id, self.taps), split.label(image_id))
+        maps = split.stored_maps(image_id, self.taps)
+        self.take(self.drawn(image_id, maps, split.label(image_id)))
 
     def samples(self) -> Samples:
         """Give all samples that have been drawn."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, Preprocessing, first_convolution
-from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources, StoredImage
+from pipeline.cache import BYTES_PER_VALUE, RESERVED, ImageRecord, Sources
 from pipeline.data import VocDataset, image_size
 from pipeline.data.voc import parse_split
 from pipeline.errors import BackboneError, DataError, DeviceMemoryError
@@ -143,10 +143,13 @@ class ImageRecords:
         """
         return self._preprocessing.resize_mask(self._dataset.read_mask(image_id))
 
-    def stored(
-        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
-    ) -> Generator[StoredImage]:
-        """Run the backbone over images, and give what is to be stored of them, in order.
+    def each(
+        self,
+        sources: Mapping[str, Sources],
+        work: Callable[[ImageRecord], T],
+        skipped: dict[str, str],
+    ) -> Generator[T]:
+        """Run the backbone over images, and give what is made of each, in order.
 
         Close it after use, or its threads go on.
 
@@ -154,8 +157,8 @@ class ImageRecords:
         ----------
         sources : mapping of image id to digests
             The images, and what :meth:`sources` found.
-        identity : Identity
-            Of the cache.
+        work : callable
+            Makes something of an image; in several threads, while its maps are at hand.
         skipped : dict of image id to reason
             Takes up those that are left out.
 
@@ -163,36 +166,39 @@ class ImageRecords:
         ------
         DataError
             If an image cannot be used, and is not to be skipped.
-        CacheOverflowError
-            If a value does not fit the dtype of the cache.
+        Exception
+            What ``work`` raises.
         """
         if self._backbone.takes_batches:
-            return self._in_batches(sources, identity, skipped)
-        return self._one_by_one(sources, identity, skipped)
+            return self._in_batches(sources, work, skipped)
+        return self._one_by_one(sources, work, skipped)
 
     def _one_by_one(
-        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
-    ) -> Generator[StoredImage]:
+        self,
+        sources: Mapping[str, Sources],
+        work: Callable[[ImageRecord], T],
+        skipped: dict[str, str],
+    ) -> Generator[T]:
         """Do all there is to do with an image in one thread, while its maps are in the cache."""
-        first = self.first(identity)
 
-        def work(source: tuple[str, Sources]) -> tuple[str, StoredImage | DataError]:
+        def all_of_it(source: tuple[str, Sources]) -> tuple[str, T | DataError]:
             image_id, loaded = self._loaded(source)
             if isinstance(loaded, DataError):
                 return image_id, loaded
             maps = self._backbone(torch.from_numpy(loaded.inputs)[None])
-            record = self._record(loaded, [m[0].numpy() for m in maps])
-            return image_id, record.stored(identity, first)
+            return image_id, work(self._record(loaded, [m[0].numpy() for m in maps]))
 
-        images = in_order(work, sources.items(), threads=self._batch_size, alone=True)
+        images = in_order(all_of_it, sources.items(), threads=self._batch_size, alone=True)
         with closing(images):
             yield from self._usable(images, skipped)
 
     def _in_batches(
-        self, sources: Mapping[str, Sources], identity: Identity, skipped: dict[str, str]
-    ) -> Generator[StoredImage]:
-        """Decode and encode in threads beside the GPU, which takes images of one size together."""
-        first = self.first(identity)
+        self,
+        sources: Mapping[str, Sources],
+        work: Callable[[ImageRecord], T],
+        skipped: dict[str, str],
+    ) -> Generator[T]:
+        """Decode and work in threads beside the GPU, which takes images of one size together."""
         loading = in_order(self._loaded, sources.items(), threads=_BESIDE_GPU)
         with closing(loading):
             records = (
@@ -200,9 +206,9 @@ class ImageRecords:
                 for batch in self._batches(self._usable(loading, skipped))
                 for item, maps in zip(batch, self._maps(_stacked(batch), batch), strict=True)
             )
-            storing = in_order(lambda r: r.stored(identity, first), records, threads=_BESIDE_GPU)
-            with closing(storing):
-                yield from storing
+            working = in_order(work, records, threads=_BESIDE_GPU)
+            with closing(working):
+                yield from working
 
     def _usable(
         self, found: Iterable[tuple[str, T | DataError]], skipped: dict[str, str]

@@ -4,10 +4,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pipeline.cache import (
     Drawing,
+    Drawn,
+    ImageRecord,
     SampleDrawer,
     ShardPlan,
     Sources,
@@ -23,6 +25,8 @@ from pipeline.identity import Identity
 from pipeline.progress import Progress
 from pipeline.software import versions
 from pipeline.stages.image_records import ImageRecords
+
+_Encoded: TypeAlias = Callable[[ImageRecord], tuple[StoredImage, Drawn]]
 
 
 @dataclass(frozen=True)
@@ -89,46 +93,54 @@ class ShardWriting:
     def _write_shard(
         self, plan: ShardPlan, stock: Stock, drawer: SampleDrawer, skipped: dict[str, str]
     ) -> Generator[bool]:
+        first = self.records.first(self.identity)
+
+        def encoded(record: ImageRecord) -> tuple[StoredImage, Drawn]:
+            image = record.stored(self.identity, first)
+            return image, drawer.drawn_stored(image)
+
         with written_shard(
             plan,
             self.identity,
             dataset=self.dataset,
             software=versions(),
             compression=self.compression,
-            first=self.records.first(self.identity),
+            first=first,
         ) as writer:
-            with closing(self._images(plan, stock, skipped)) as images:
-                for image, is_new in images:
+            with closing(self._images(plan, stock, encoded, skipped)) as images:
+                for image, drawn in images:
                     writer.add(image)
-                    drawer.draw_stored(image)
-                    yield is_new
+                    drawer.take(drawn or drawer.drawn_stored(image))
+                    yield drawn is not None
             writer.skipped.update(skipped)
 
     def _images(
-        self, plan: ShardPlan, stock: Stock, skipped: dict[str, str]
-    ) -> Generator[tuple[StoredImage, bool]]:
-        """Give the images of a shard in order: those in stock as they are, the others computed."""
+        self, plan: ShardPlan, stock: Stock, encoded: _Encoded, skipped: dict[str, str]
+    ) -> Generator[tuple[StoredImage, Drawn | None]]:
+        """Give the images of a shard in order: those in stock as they are, the others computed.
+
+        Of the latter, samples have been drawn.
+        """
         held = stock.of(plan)
         missing = {i: sources for i, sources in plan.sources.items() if i not in held}
-        with closing(self.records.stored(missing, self.identity, skipped)) as computed:
+        with closing(self.records.each(missing, encoded, skipped)) as computed:
             upcoming = next(computed, None)
             for image_id, sources in plan.sources.items():
                 if image_id in held:
                     try:
-                        yield held[image_id].stored(image_id), False
+                        yield held[image_id].stored(image_id), None
                     except CacheError as error:
                         self.progress.say(f"{error}; computing it again")
-                        yield from self._again(image_id, sources, skipped)
-                elif upcoming is not None and upcoming.image_id == image_id:
-                    yield upcoming, True
+                        yield from self._again(image_id, sources, encoded, skipped)
+                elif upcoming is not None and upcoming[0].image_id == image_id:
+                    yield upcoming
                     upcoming = next(computed, None)
 
     def _again(
-        self, image_id: str, sources: Sources, skipped: dict[str, str]
-    ) -> Generator[tuple[StoredImage, bool]]:
-        with closing(self.records.stored({image_id: sources}, self.identity, skipped)) as computed:
-            for image in computed:
-                yield image, True
+        self, image_id: str, sources: Sources, encoded: _Encoded, skipped: dict[str, str]
+    ) -> Generator[tuple[StoredImage, Drawn]]:
+        with closing(self.records.each({image_id: sources}, encoded, skipped)) as computed:
+            yield from computed
 
     def _wait(self, count: int) -> None:
         self.progress.say(f"waiting for other processes, which are writing {count} of the files")

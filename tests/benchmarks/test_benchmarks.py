@@ -160,7 +160,7 @@ def test_the_original_method_samples_the_same_columns(scenes, backbone) -> None:
     for image_id in scenes.image_ids("val")[:2]:
         image, label = original._decode(image_id)
         maps = [StoredArray(m[0].numpy()) for m in backbone(image[None])]
-        drawer.draw(image_id, maps, label)
+        drawer.take(drawer.drawn(image_id, maps, label))
         columns, classes = original.sample(image_id, image, label)
         own = drawer.samples()
         torch.testing.assert_close(

@@ -92,7 +92,7 @@ def write_cache(
     ) as writer:
         for image in (r.stored(made_of) for r in records):
             writer.add(image)
-            drawer.draw_stored(image)
+            drawer.take(drawer.drawn_stored(image))
     write_samples(samples_path(directory, "train"), drawer.samples(), sources, made_of)
     cache = FeatureCache(directory)
     write_index(cache)

@@ -133,7 +133,7 @@ def test_neighbours_of_one_size_go_together_and_order_is_kept(
     identity = identity_of(
         dataset, backbone, Preprocessing("imagenet", "native"), geometry="half_pixel", dtype="int8"
     )
-    found = list(records.stored(records.sources(ids), identity, skipped))
+    found = list(records.each(records.sources(ids), lambda r: r.stored(identity), skipped))
     assert [record.image_id for record in found] == list(ids)
     together = {1: [1, 1, 1], 2: [2, 1], 3: [3], 8: [3]}[batch_size]
     assert gpu.batches[: len(together)] == together
