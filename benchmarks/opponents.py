@@ -33,9 +33,16 @@ class PlainNetwork:
     ----------
     backbone : Backbone
         Of random weights; the plain network gets the same.
+
+    Raises
+    ------
+    ValueError
+        If its weights are others.
     """
 
     def __init__(self, backbone: Backbone) -> None:
+        if backbone.source != "random":
+            raise ValueError(f"{backbone.source}: the plain network would have other weights")
         network = torchvision.models.get_model(backbone.name, weights=None)
         network.load_state_dict(load_weights(backbone.name, "random", seed=backbone.seed))
         places = [[module.split(".") for module in tap.modules] for tap in backbone.taps]
@@ -61,7 +68,12 @@ class PlainNetwork:
         self.layers(images)
         for hook in hooks:
             hook.remove()
-        return [torch.cat([found[module] for module in modules], dim=1) for modules in self._taps]
+        return [
+            found[modules[0]]
+            if len(modules) == 1
+            else torch.cat([found[module] for module in modules], dim=1)
+            for modules in self._taps
+        ]
 
     @torch.inference_mode()
     def batched(self, images: Sequence[Tensor], size: int = 8) -> None:

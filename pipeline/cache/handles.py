@@ -124,7 +124,7 @@ class ShardFile:
     def digested(self, parts: Sequence[Part], beside: Executor) -> list[Stored]:
         """Read parts of the file, in order, and digest them meanwhile.
 
-        Half of them are read and digested in another thread, if there is much to read.
+        If there is much to read, another thread takes about half of them. A part is not divided.
 
         Parameters
         ----------
@@ -141,12 +141,17 @@ class ShardFile:
         work = list(zip(parts, found, strict=True))
         cut = _middle([part.bytes for part in parts])
         other = beside.submit(self._read_digested, work[cut:]) if cut < len(work) else None
+        stolen = False
         try:
             self._read_digested(work[:cut])
         finally:
             if other is not None:
-                wait([other])
-        if other is not None:
+                stolen = other.cancel()
+                if not stolen:
+                    wait([other])
+        if stolen:  # it had not woken up yet, or was busy with another image's
+            self._read_digested(work[cut:])
+        elif other is not None:
             other.result()
         return found
 

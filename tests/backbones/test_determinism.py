@@ -24,7 +24,7 @@ from pipeline.errors import BackboneError
 from pipeline.hypercolumn import Features, hypercolumns_at
 from pipeline.threads import _compute_on_one_thread, in_order
 
-SIZES = ((64, 64), (65, 97), (64, 64))
+SIZES = ((64, 64), (65, 97), (64, 64), (150, 220))
 LAST_BITS = 1e-5
 """What values may differ by, over the largest magnitude in their map. Seen were 1.1e-6 for batches
 and threads, 3.3e-6 for other code and 3.0e-6 for another kind of processor."""
@@ -95,7 +95,7 @@ def alone(network):
 def test_one_by_one_no_bit_depends_on_threads_or_on_the_other_images(
     network, alone, at_once, count
 ):
-    order = [2, 1, 0, 1]
+    order = [2, 1, 3, 0, 1]
     with threads(count):
         maps = one_by_one(network, (images(*SIZES)[i] for i in order), at_once=at_once)
         assert [bits(own) for own in maps] == [alone[i] for i in order]
@@ -164,26 +164,29 @@ import sys
 import numpy as np
 import torch
 from pipeline.backbones import load_backbone
-backbone = load_backbone("squeezenet1_0", weights=sys.argv[1])
+backbone = load_backbone(sys.argv[1], weights=sys.argv[2])
 torch.set_num_threads(1)
-maps = backbone(torch.from_numpy(np.load(sys.argv[2]))[None])
-np.savez(sys.argv[3], *[m[0].numpy() for m in maps])
+maps = backbone(torch.from_numpy(np.load(sys.argv[3]))[None])
+np.savez(sys.argv[4], *[m[0].numpy() for m in maps])
 print(torch.backends.cpu.get_cpu_capability())
 """
 
 
-def test_on_a_processor_without_avx512_only_the_last_bits_differ(squeezenet, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "size"), [("squeezenet1_0", (65, 97)), ("vgg11", SIZES[-1])], ids=["plain", "winograd"]
+)
+def test_on_a_processor_without_avx512_only_the_last_bits_differ(name, size, tmp_path):
     weights, image, out = (tmp_path / name for name in ("w.safetensors", "i.npy", "maps.npz"))
-    save_file(random_state(Outline("squeezenet1_0", parse_taps("squeezenet1_0", None))), weights)
-    np.save(image, images((65, 97))[0].numpy())
+    save_file(random_state(Outline(name, parse_taps(name, None))), weights)
+    np.save(image, images(size)[0].numpy())
     older = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run(
-        [sys.executable, "-c", _ON_ANOTHER_PROCESSOR, weights, image, out],
+        [sys.executable, "-c", _ON_ANOTHER_PROCESSOR, name, weights, image, out],
         cwd=Path(__file__).parents[2],
         env=os.environ | older | {"MKL_ENABLE_INSTRUCTIONS": "AVX2"},
         check=True,
     )
-    (expected,) = one_by_one(squeezenet, images((65, 97)), at_once=1)
+    (expected,) = one_by_one(network_of(name), images(size), at_once=1)
     with np.load(out) as found:
         maps = [torch.from_numpy(found[name]) for name in found.files]
     assert_differ_in_last_bits_only(maps, expected)

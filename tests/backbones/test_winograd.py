@@ -97,13 +97,21 @@ def test_large_and_small_values_keep_their_digits():
         assert_close(fast(images), in_float64(plain, images))
 
 
-def test_a_deep_network_is_as_exact_as_with_torch_s_convolutions():
-    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+def test_behind_several_layers_it_is_as_exact_as_torch_s_convolutions(monkeypatch):
+    images = torch.randn(1, 3, 150, 220, generator=torch.Generator().manual_seed(1))
     backbone = load_backbone("vgg11", weights="random")
     network = backbone._tapped.network
     assert any(isinstance(module, WinogradConv2d) for module in network.modules())
     found = backbone(images)
-    exact = load_backbone("vgg11", weights="random")
-    exact._tapped.network.double()
-    for got, want in zip(found, exact(images.double()), strict=True):
-        assert_close(got, want)
+    monkeypatch.setattr(winograd, "_FEWEST_TILES", 10**9)
+    plain = backbone(images)
+    network.double()
+    exact = backbone(images.double())
+
+    def error(maps, tap):
+        return (maps[tap] - exact[tap]).square().mean().sqrt() / exact[tap].std()
+
+    assert not found[1].equal(plain[1])
+    assert error(found, 1) < 5 * error(plain, 1)
+    for tap in (3, 4):
+        assert error(found, tap) < 2 * error(plain, tap)

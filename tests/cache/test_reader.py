@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -159,6 +161,67 @@ def test_arrays_that_lie_apart_are_read_apart(make_sketch, tmp_path, monkeypatch
     np.testing.assert_array_equal(deep[0].values, stored.values)
     rows = 2 * len(split._forms.names) * ROW.itemsize
     assert sum(read) == rows + stored.values.nbytes + image.nbytes * 4 // 3  # label and image
+
+
+@pytest.fixture
+def divided(make_sketch, tmp_path, monkeypatch):
+    """A split of which an image is read by two threads, and what both of them go through."""
+    monkeypatch.setattr(handles, "_WORTH_TWO_THREADS", 0)
+    monkeypatch.setattr(handles, "_HEAD_START", 0)
+    split = make_sketch().write(tmp_path)["train"]
+    split.maps("zebra_7", TAPS)
+    caller, fill = threading.current_thread(), handles.ShardFile._fill
+    table = len(split._forms.names) * ROW.itemsize  # is read before
+
+    def through(own, other):
+        def instead(file, rest, offset):
+            if len(rest) != table:
+                (own if threading.current_thread() is caller else other)()
+            fill(file, rest, offset)
+
+        monkeypatch.setattr(handles.ShardFile, "_fill", instead)
+        return split
+
+    return through
+
+
+def test_what_the_other_thread_raises_arrives(divided):
+    begun = threading.Event()
+
+    def no_memory():
+        begun.set()
+        raise MemoryError("in the other thread")
+
+    with pytest.raises(MemoryError, match="in the other thread"):
+        divided(lambda: begun.wait(30), no_memory).maps("zebra_7", TAPS)
+
+
+def test_an_error_waits_for_the_other_thread_which_still_writes(divided):
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        time.sleep(0.3)
+        ended.set()
+
+    def fail():
+        assert begun.wait(30)
+        raise MemoryError("here")
+
+    with pytest.raises(MemoryError, match="here"):
+        divided(fail, slow).maps("zebra_7", TAPS)
+    assert ended.is_set()
+
+
+def test_what_the_other_thread_has_not_begun_is_read_here(divided):
+    split = divided(lambda: None, lambda: pytest.fail("it was busy"))
+    busy = threading.Event()
+    split._handles.beside.submit(busy.wait)
+    try:
+        found = split.maps("zebra_7", TAPS)
+    finally:
+        busy.set()
+    assert all(np.isfinite(values).all() for values in found)
 
 
 @pytest.mark.usefixtures("piecewise")
