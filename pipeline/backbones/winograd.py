@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 _TILE = 4
-_FEWEST_CHANNELS, _FEWEST_TILES = 64, 30
-"""With fewer, the sums around the products take longer than what they save."""
-_TILES_AT_ONCE = 512
-"""What is in memory beside inputs and outputs, however large the image: 36 values for each channel
-and tile, before and behind the products."""
+_FEWEST_CHANNELS, _FEWEST_TILES = 64, 49
+"""With fewer channels, the sums around the products take longer than what they save; with fewer
+tiles, of a map smaller than 28x28, hardly anything is saved for the memory of the kernels."""
+_VALUES_AT_ONCE = 1 << 16
+"""Channels times tiles, of which 36 times as many values are in memory before the products, and
+again behind them, however large the image."""
 
 _G = torch.tensor(
     [
@@ -51,7 +52,8 @@ class WinogradConv2d(nn.Conv2d):
         if not fits or images.ndim != 4 or down * across < _FEWEST_TILES:
             return super().forward(images)
         out = images.new_empty(len(images), height, width, self.out_channels)
-        rows = max(1, _TILES_AT_ONCE // across)
+        channels = max(self.in_channels, self.out_channels)
+        rows = max(1, _VALUES_AT_ONCE // (channels * across))
         for image, whole in zip(images.permute(0, 2, 3, 1), out, strict=True):
             for first in range(0, down, rows):
                 top, bottom = _TILE * first, _TILE * min(first + rows, down)
@@ -68,9 +70,13 @@ class WinogradConv2d(nn.Conv2d):
     @cached_property
     def _kernel(self) -> Tensor:
         """The transformed kernel, (36, C_in, C_out)."""
-        taps = self.weight.double().permute(2, 3, 1, 0).flatten(0, 1)
-        transformed = torch.kron(_G, _G) @ taps.flatten(1)
-        return transformed.float().view(-1, *taps.shape[1:])
+        taps = self.weight.permute(2, 3, 1, 0).flatten(0, 1)
+        kernel = taps.new_empty(36, *taps.shape[1:])
+        pieces = (torch.split(tensor, 64, dim=1) for tensor in (taps, kernel))
+        for some, place in zip(*pieces, strict=True):
+            transformed = torch.kron(_G, _G) @ some.double().flatten(1)
+            place.copy_(transformed.view(place.shape))
+        return kernel
 
     def _convolve(self, band: Tensor, out: Tensor) -> None:
         """Convolve rows of tiles, (4 h + 2, 4 w + 2, C_in), into their place, (4 h, 4 w, C_out)."""

@@ -24,7 +24,7 @@ from pipeline.errors import BackboneError
 from pipeline.hypercolumn import Features, hypercolumns_at
 from pipeline.threads import _compute_on_one_thread, in_order
 
-SIZES = ((64, 64), (65, 97), (64, 64), (150, 220))
+SIZES = ((64, 64), (65, 97), (64, 64), (224, 230))
 LAST_BITS = 1e-5
 """What values may differ by, over the largest magnitude in their map. Seen were 1.1e-6 for batches
 and threads, 3.3e-6 for other code and 3.0e-6 for another kind of processor."""

@@ -42,7 +42,7 @@ def taken(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("size", [(24, 24), (21, 30), (40, 23), (4, 121), (1, 120)])
+@pytest.mark.parametrize("size", [(28, 28), (27, 30), (40, 23), (4, 197), (1, 196)])
 @pytest.mark.parametrize("padding", [(1, 1), (0, 2), (2, 0), (3, 1)])
 def test_every_size_and_padding(size, padding, taken):
     fast, plain = fast_and_plain(padding=padding)
@@ -57,7 +57,7 @@ def test_every_size_and_padding(size, padding, taken):
 @pytest.mark.parametrize(("channels", "bias"), [((64, 80), True), ((96, 64), False)])
 @pytest.mark.parametrize("at_once", [1, 17, 512])
 def test_channels_bias_and_bands(channels, bias, at_once, taken, monkeypatch):
-    monkeypatch.setattr(winograd, "_TILES_AT_ONCE", at_once)
+    monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", at_once * max(channels))
     fast, plain = fast_and_plain(channels, bias=bias)
     images = torch.randn(1, channels[0], 33, 45).relu()
     found = fast(images.contiguous(memory_format=torch.channels_last))
@@ -67,7 +67,7 @@ def test_channels_bias_and_bands(channels, bias, at_once, taken, monkeypatch):
 
 def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):
     fast, plain = fast_and_plain()
-    small, large = torch.randn(1, 64, 16, 16), torch.randn(1, 64, 24, 24)
+    small, large = torch.randn(1, 64, 24, 24), torch.randn(1, 64, 28, 28)
     assert fast(small).equal(plain(small))
     assert fast.double()(large.double()).equal(plain.double()(large.double()))
     assert not taken
@@ -92,13 +92,13 @@ def test_other_convolutions_stay_what_they_are(module):
 def test_large_and_small_values_keep_their_digits():
     fast, plain = fast_and_plain()
     for factor in (1e-12, 1e12):
-        images = factor * torch.randn(1, 64, 24, 24)
+        images = factor * torch.randn(1, 64, 28, 28)
         plain.bias.zero_()
         assert_close(fast(images), in_float64(plain, images))
 
 
 def test_behind_several_layers_it_is_as_exact_as_torch_s_convolutions(monkeypatch):
-    images = torch.randn(1, 3, 150, 220, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(1, 3, 224, 230, generator=torch.Generator().manual_seed(1))
     backbone = load_backbone("vgg11", weights="random")
     network = backbone._tapped.network
     assert any(isinstance(module, WinogradConv2d) for module in network.modules())
@@ -113,5 +113,5 @@ def test_behind_several_layers_it_is_as_exact_as_torch_s_convolutions(monkeypatc
 
     assert not found[1].equal(plain[1])
     assert error(found, 1) < 5 * error(plain, 1)
-    for tap in (3, 4):
+    for tap in (2, 3):
         assert error(found, tap) < 2 * error(plain, tap)
