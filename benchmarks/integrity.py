@@ -142,8 +142,8 @@ def table(result: dict[str, Any]) -> str:
         "Digests (xxh3, 128 bits) of all that a training step reads of an image: every tap and "
         "the label at 224x224. Read with and without them, in turn; medians over all images and "
         f"{result['rounds']} rounds; torch {result['software']['torch']} with {result['threads']} "
-        f"threads on {result['cores']} cores. Large arrays are digested in a second thread while "
-        "the next bytes are read. Made by `benchmarks/integrity.py`.",
+        f"threads on {result['cores']} cores. Of large images a second thread reads and "
+        "digests about half. Made by `benchmarks/integrity.py`.",
         "",
         "| backbone | stored as | bytes per image | reading, ms | without digests, ms "
         "| share of reading (quartiles) | training on an image, ms | share of training |",
