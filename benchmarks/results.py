@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
 from benchmarks.machine import in_a_line
 from benchmarks.timing import Spread
 from pipeline.reporting.style import INK, QUIET, SERIES, drawing
@@ -174,6 +176,10 @@ def draw(result: Result, path: Path) -> None:
             _bar(axes, y, row)
         if all(row.value.low > 0 for row in rows if row.value):
             axes.set_xscale("log")
+            # Mathematics is not set in the style's font, and is hardly what a ratio needs.
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.2)
 
 
