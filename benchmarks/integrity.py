@@ -32,7 +32,8 @@ from pipeline import (
     load_backbone,
     write_scenes,
 )
-from pipeline.cache import CachedSplit, reader
+from pipeline.cache import CachedSplit
+from pipeline.cache import checked as checked_arrays
 from pipeline.cli.memory import keep_freed_memory
 from pipeline.software import versions
 from pipeline.training import TrainSettings
@@ -118,8 +119,8 @@ class Unchecked:
 
 def read_seconds(split: CachedSplit, image_id: str, *, checked: bool) -> float:
     """Time the reading of an image as training does it, with its digests or without."""
-    digest = reader.place_digest if checked else lambda *_: Unchecked()
-    with patch.object(reader, "place_digest", digest):
+    digest = checked_arrays.place_digest if checked else lambda *_: Unchecked()
+    with patch.object(checked_arrays, "place_digest", digest):
         start = time.perf_counter()
         split.maps(image_id, split.identity.tap_names)
         split.label(image_id)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+import pipeline
 from benchmarks import (
     accuracy,
     extract,
@@ -20,6 +21,7 @@ from benchmarks import (
     step,
 )
 from benchmarks.__main__ import NAMES
+from benchmarks.integrity import read_seconds
 from benchmarks.ledger import Ledger
 from benchmarks.opponents import OriginalExtraction, OriginalTraining
 from benchmarks.peak import Peak
@@ -29,9 +31,10 @@ from benchmarks.stage_process import Measured, Task
 from benchmarks.subjects import identity_for, random_head
 from benchmarks.summary import write_summary
 from benchmarks.timing import Spread, Took, in_turns, ratio
-from pipeline import Drawing, Features, Preprocessing, TrainSettings
+from pipeline import Drawing, FeatureCache, Features, Preprocessing, TrainSettings
 from pipeline.cache import SampleDrawer
 from pipeline.cache.encoding import StoredArray
+from pipeline.errors import CacheDamagedError
 from pipeline.params import Params
 from pipeline.training import DenseTrainer
 
@@ -231,3 +234,20 @@ def test_the_rows_of_accuracy_lead_to_the_recipes() -> None:
         expected = getattr(Params.model_validate(default), section)
         assert getattr(made[accuracy.DEFAULT], section) == expected
     assert len({params.model_dump_json() for params in made.values()}) == len(made)
+
+
+def test_reading_without_digests_checks_none(scenes, backbone, tmp_path) -> None:
+    preprocessing = Preprocessing(input_size="64")
+    pipeline.extract(scenes, backbone, tmp_path, splits=["val"], preprocessing=preprocessing)
+    split = FeatureCache(tmp_path)["val"]
+    image_id = split.image_ids[0]
+    payload = split.stored_maps(image_id, split.identity.tap_names)[0].values.tobytes()
+    assert read_seconds(split, image_id, checked=True) > 0
+    path = split.where[image_id]
+    content = bytearray(path.read_bytes())
+    content[content.index(payload)] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    assert read_seconds(split, image_id, checked=False) > 0
+    with pytest.raises(CacheDamagedError):
+        read_seconds(split, image_id, checked=True)
