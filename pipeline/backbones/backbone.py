@@ -29,7 +29,8 @@ class Backbone:
     a time.
 
     On the CPU the channels of a cell lie side by side in memory (torch's *channels last*), in the
-    maps as well: torch's convolutions and poolings are faster so.
+    maps as well: torch's convolutions and poolings are faster so. There, in float32, large 3x3
+    convolutions are those of :mod:`pipeline.backbones.winograd`.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ _PIECE = 1 << 21
 """Bytes that are read before they are digested. The fewer, the more often two threads wait for the
 interpreter."""
 _WORTH_TWO_THREADS = 1 << 23
+"""Bytes of which half takes longer than waking another thread does."""
 _HEAD_START = 1 << 20
 """Bytes that are read and digested before another thread has woken up."""
 
