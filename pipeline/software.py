@@ -5,7 +5,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 NAME = "hypercolumn-pipeline"
-_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "h5py")
+_PACKAGES = ("torch", "torchvision", "numpy", "numba", "scikit-learn", "h5py")
 
 
 @cache  # each mask that is predicted names it
