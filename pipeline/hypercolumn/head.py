@@ -18,6 +18,8 @@ from pipeline.errors import HeadError
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.grid import block_weights, log_probability
 from pipeline.hypercolumn.projection import Projection
+from pipeline.hypercolumn.reads import Rows
+from pipeline.hypercolumn.strips import over_strips
 
 ACTIVATIONS = {
     "relu": torch.relu_,
@@ -105,14 +107,19 @@ class DenseHead(nn.Module):
         -------
         Tensor of shape (n_classes, H, W)
         """
-        first = Projection(maps, size, self.geometry, len(self.weights[0]))
         scores = maps[0].new_empty(self.n_classes, *size)
-        for start, stop, pixels in first.blocks(self.weights[0], self.biases[0]):
-            values = self._classify(pixels)
-            if self.grid > 1:
-                weights = block_weights(size, self.grid, start, stop, values.device)
-                values = log_probability(values, weights)
-            scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
+
+        def of_strip(strip: Rows) -> None:
+            first = Projection(maps, size, self.geometry, strip, len(self.weights[0]))
+            for start, stop, pixels in first.blocks(self.weights[0], self.biases[0]):
+                values = self._classify(pixels)
+                if self.grid > 1:
+                    weights = block_weights(size, self.grid, start, stop, values.device)
+                    values = log_probability(values, weights)
+                scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
+
+        for _ in over_strips(of_strip, size, scores.device):
+            pass
         return scores
 
     def _classify(self, pixels: Tensor) -> Tensor:

@@ -1,27 +1,26 @@
 """From the scores of an image's pixels to their labels, at the image's own size or another."""
 
-from typing import cast
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
+from pipeline.compiled import Compiled
 from pipeline.hypercolumn.geometry import corner_reads
+from pipeline.hypercolumn.reads import Rows
+from pipeline.hypercolumn.strips import over_strips
 
-_MIXED = 256
-"""Added to the label of a pixel whose neighbours have others."""
-_AT_ONCE = 1 << 16
-"""Pixels whose scores are resampled at a time."""
+Labels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+Indices = NDArray[np.int64]
 
 
-def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> Labels:
     """Turn scores into labels: the class with the highest score, of equal ones the first.
 
     Parameters
     ----------
-    scores : Tensor of shape (n_classes, H, W)
+    scores : Tensor of float32, shape (n_classes, H, W)
+        On any device; this is computed on the CPU.
     size : (H', W'), optional
         Resample the scores bilinearly to this size first. What lies between four pixels of one
         label has that label too, as its scores are weighted means of theirs; only the rest is
@@ -31,40 +30,74 @@ def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> NDArray[np
     -------
     array of uint8, shape (H, W) or ``size``
     """
-    labels = _highest(scores.flatten(1)).reshape(scores.shape[1:])
-    if size is not None and tuple(labels.shape) != size:
-        labels = _resampled(labels, scores, size)
-    return cast(NDArray[np.uint8], labels.to(torch.uint8).cpu().numpy())
+    scores = scores.cpu()
+    labels = np.zeros(scores.shape[1:], np.uint8)
+    _find_highest(scores.contiguous().numpy(), labels)
+    if size is None or labels.shape == size:
+        return labels
+    found = np.empty(size, np.uint8)
+    reads = corner_reads((labels.shape[0], labels.shape[1]), size, "half_pixel")
+    top, bottom, down, left, right, across = (read.numpy() for read in reads)
+    of_pixel = scores.permute(1, 2, 0).contiguous().numpy()
+
+    def of_strip(strip: Rows) -> None:
+        _resample(labels, of_pixel, top, bottom, left, right, down, across, *strip, found)
+
+    for _ in over_strips(of_strip, size, scores.device):
+        pass
+    return found
 
 
-def _highest(scores: Tensor) -> Tensor:
-    """Give the labels (n,) of scores (n_classes, n)."""
-    return scores.max(dim=0).indices.to(torch.int16)  # argmax takes four times as long
+@Compiled
+def _find_highest(scores: Values, labels: Labels) -> None:
+    classes, height, width = scores.shape
+    for y in range(height):
+        highest = scores[0, y].copy()
+        for c in range(1, classes):
+            for x in range(width):
+                higher = scores[c, y, x] > highest[x]
+                highest[x] = scores[c, y, x] if higher else highest[x]
+                labels[y, x] = np.uint8(c) if higher else labels[y, x]
 
 
-def _resampled(labels: Tensor, scores: Tensor, size: tuple[int, int]) -> Tensor:
-    width = labels.shape[1]
-    reads = corner_reads((labels.shape[0], width), size, "half_pixel")
-    top, bottom, down, left, right, across = (t.to(scores.device) for t in reads)
-    found = torch.where(_meets_others(labels), labels + _MIXED, labels)[top][:, left].flatten()
-    table = scores.flatten(1).T.contiguous()
-    for pixels in torch.split((found >= _MIXED).nonzero()[:, 0], _AT_ONCE):
-        y, x = pixels.div(size[1], rounding_mode="floor"), pixels % size[1]
-        above, below, d, a = top[y] * width, bottom[y] * width, down[y], across[x]
-        corners = above + left[x], above + right[x], below + left[x], below + right[x]
-        weights = (1 - d) * (1 - a), (1 - d) * a, d * (1 - a), d * a
-        resampled = embedding_bag(
-            torch.stack(corners, dim=1),
-            table,
-            per_sample_weights=torch.stack(weights, dim=1).to(table.dtype),
-            mode="sum",
-        )
-        found[pixels] = _highest(resampled.T)
-    return found.reshape(size)
-
-
-def _meets_others(labels: Tensor) -> Tensor:
-    """Tell where the pixels to the right, below, or right below have other labels."""
-    below = torch.cat([labels[1:], labels[-1:]])
-    right, right_below = (torch.cat([rows[:, 1:], rows[:, -1:]], dim=1) for rows in (labels, below))
-    return (labels != below) | (labels != right) | (labels != right_below)
+@Compiled
+def _resample(
+    labels: Labels,
+    scores: Values,
+    top: Indices,
+    bottom: Indices,
+    left: Indices,
+    right: Indices,
+    down: NDArray[np.float64],
+    across: NDArray[np.float64],
+    start: int,
+    stop: int,
+    found: Labels,
+) -> None:
+    classes = scores.shape[2]
+    values = np.empty(classes, np.float32)
+    for y in range(start, stop):
+        above, below, d = top[y], bottom[y], down[y]
+        for x in range(found.shape[1]):
+            before, beyond, a = left[x], right[x], across[x]
+            label = labels[above, before]
+            if (
+                label != labels[above, beyond]
+                or label != labels[below, before]
+                or label != labels[below, beyond]
+            ):
+                w0, w1 = np.float32((1 - d) * (1 - a)), np.float32((1 - d) * a)
+                w2, w3 = np.float32(d * (1 - a)), np.float32(d * a)
+                for c in range(classes):
+                    values[c] = (
+                        w0 * scores[above, before, c]
+                        + w1 * scores[above, beyond, c]
+                        + w2 * scores[below, before, c]
+                        + w3 * scores[below, beyond, c]
+                    )
+                best = 0
+                for c in range(1, classes):
+                    if values[c] > values[best]:
+                        best = c
+                label = np.uint8(best)
+            found[y, x] = label

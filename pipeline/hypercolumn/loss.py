@@ -6,7 +6,7 @@ needs lies in a CPU's caches, and no map of hidden values or of their gradients 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.grid import block_weights, cross_entropy_gradient
 from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
 from pipeline.hypercolumn.projection import Projection
+from pipeline.hypercolumn.reads import Rows
+from pipeline.hypercolumn.strips import over_strips
 
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda gradient, output: torch.ops.aten.threshold_backward.grad_input(
@@ -80,18 +82,21 @@ class Target:
             Summed over pixels and divided by the normaliser.
         gradient : Tensor of the shape of the logits
         """
-        true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
+        true, weights = (pixels[None, start:stop].flatten(1) for pixels in self._pixels)
         share = 1 - self.smoothing.sum()
-        target = self.smoothing[:, None].repeat(1, len(true))
-        target.scatter_add_(0, true[None], share.expand(1, len(true)))
         if grid == 1:
             log_p = logits.log_softmax(dim=0)
-            gradient = log_p.exp().sub_(target)
+            of_target = (self.smoothing @ log_p).addcmul_(share, log_p.gather(0, true)[0])
+            gradient = log_p.exp_()
+            gradient.scatter_add_(0, true, -share.expand_as(true)).sub_(self.smoothing[:, None])
         else:
             size = (self.label.shape[0], self.label.shape[1])
             cells = block_weights(size, grid, start, stop, logits.device)
+            target = self.smoothing[:, None].repeat(1, true.shape[1])
+            target.scatter_add_(0, true, share.expand_as(true))
             log_p, gradient = cross_entropy_gradient(logits, cells, target)
-        return -target.mul_(log_p).sum(dim=0).dot(weights), gradient.mul_(weights)
+            of_target = target.mul_(log_p).sum(dim=0)
+        return -of_target.dot(weights[0]), gradient.mul_(weights)
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
@@ -164,16 +169,24 @@ class _ImageLoss(torch.autograd.Function):
         mixed = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
         size = (target.label.shape[0], target.label.shape[1])
-        with torch.autocast(device, enabled=False):
-            first = Projection([m.to(dtype) for m in maps], size, geometry, len(weight))
-            layers = _Layers(later, activation, dtype)
+        values = [m.to(dtype) for m in maps]
+        own = [tensor.to(dtype) for tensor in (weight, bias, *later)]
+
+        def of_strip(strip: Rows) -> list[Tensor]:
+            first = Projection(values, size, geometry, strip, len(weight))
+            layers = _Layers(own[2:], activation)
             of_first = first.gradient()
             total = torch.zeros((), device=weight.device)
-            for start, stop, pixels in first.blocks(weight.to(dtype), bias.to(dtype)):
-                loss, gradient = target.loss(layers.forward(pixels.T).float(), start, stop, grid)
-                of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
-                total += loss
-            gradients = (*of_first.sums(weight.shape[1]), *layers.gradients)
+            with torch.autocast(device, enabled=False):
+                for start, stop, pixels in first.blocks(own[0], own[1]):
+                    logits = layers.forward(pixels.T).float()
+                    loss, gradient = target.loss(logits, start, stop, grid)
+                    of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
+                    total += loss
+                return [total, *of_first.sums(weight.shape[1]), *layers.gradients]
+
+        strips = over_strips(of_strip, size, weight.device)
+        total, *gradients = reduce(_add, strips)
         ctx.save_for_backward(*(g.to(weight.dtype) for g in gradients))
         return total
 
@@ -184,11 +197,15 @@ class _ImageLoss(torch.autograd.Function):
         return (None, None, None, None, None, *(scale * gradient for gradient in ctx.saved_tensors))
 
 
+def _add(sums: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+    return [one.add_(other) for one, other in zip(sums, others, strict=True)]
+
+
 class _Layers:
     """The layers behind the first, on one block of pixels after another, and their gradients."""
 
-    def __init__(self, later: Sequence[Tensor], activation: str, dtype: torch.dtype) -> None:
-        self._layers = [tensor.to(dtype) for tensor in later]
+    def __init__(self, later: Sequence[Tensor], activation: str) -> None:
+        self._layers = later
         self._activate, self._derive = ACTIVATIONS[activation], _BACKWARD[activation]
         self.gradients = [torch.zeros_like(tensor) for tensor in later]
         self._inputs: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The head's first layer on the maps of one image, and its gradient, block by block.
+"""The head's first layer on a strip of an image, and its gradient, block by block.
 
 Every map is multiplied at its own size and the results are resampled and added. Three kinds of
 maps need no resampling: those of the image's own size are multiplied in the block that is at hand;
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.hypercolumn.geometry import Geometry
+from pipeline.hypercolumn.reads import Rows, Size
 from pipeline.hypercolumn.resample import resampler
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Hidden values computed at a time: 2 MiB in float32, small enough for a CPU's caches; a GPU is
 better served by few large pieces."""
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class _Map:
 
 
 class Projection:
-    """The first layer of a head on the maps of one image.
+    """The first layer of a head on some rows of one image.
 
     Parameters
     ----------
@@ -42,23 +41,29 @@ class Projection:
         The image's size in pixels.
     geometry : {"half_pixel", "align_corners"}
         How maps lie on the image.
+    strip : (start, stop)
+        Rows of the image.
     width : int
         Outputs of the layer, K.
     """
 
-    def __init__(self, maps: Sequence[Tensor], size: Size, geometry: Geometry, width: int) -> None:
+    def __init__(
+        self, maps: Sequence[Tensor], size: Size, geometry: Geometry, strip: Rows, width: int
+    ) -> None:
         self._size, self._width = size, width
         levels = _by_size(maps)
         self._single = levels.pop((1, 1), []) if len(levels) > 1 else []
         self._own = levels.pop(size, []) if len(levels) > 1 else []
         self._levels = list(levels.values())
-        counts = [h * w for h, w in levels]
-        stops = torch.tensor(counts).cumsum(0).tolist()
-        self._rows = [slice(stop - n, stop) for stop, n in zip(stops, counts, strict=True)]
-        self._smallest = self._rows[counts.index(min(counts))]
-        device = maps[0].device
-        height = max(1, _BLOCK_ELEMENTS[device.type] // (width * size[1]))
-        self._plan = resampler(tuple(levels), size, geometry, device, height)
+        values = self._levels[0][0].values
+        height = max(1, _BLOCK_ELEMENTS[values.device.type] // (width * size[1]))
+        self._plan = resampler(
+            tuple(levels), size, geometry, strip, height, values.device, values.dtype
+        )
+        self._parts = list(
+            zip(self._levels, self._plan.reads.spans, self._plan.reads.rows, strict=True)
+        )
+        self._smallest = min(self._plan.reads.rows, key=lambda rows: rows.stop - rows.start)
 
     def blocks(self, weight: Tensor, bias: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Compute the layer's outputs.
@@ -76,7 +81,7 @@ class Projection:
             Outputs, row by row. They may be overwritten.
         """
         table = self._table(weight, bias)
-        for start, stop in self._plan.blocks():
+        for start, stop in self._plan.reads.blocks():
             pixels = self._plan.pixels(table, start, stop)
             for own in self._own:
                 pixels.addmm_(own.values[:, self._span(start, stop)].T, weight[:, own.columns].T)
@@ -86,11 +91,11 @@ class Projection:
         """Multiply every cell that is to be resampled: (cells, K)."""
         for single in self._single:
             bias = bias + weight[:, single.columns] @ single.values[:, 0]
-        table = weight.new_empty(self._plan.rows, self._width)
-        for (first, *others), rows in zip(self._levels, self._rows, strict=True):
-            torch.mm(first.values.T, weight[:, first.columns].T, out=table[rows])
+        table = weight.new_empty(self._plan.reads.rows[-1].stop, self._width)
+        for (first, *others), cells, rows in self._parts:
+            torch.mm(first.values[:, cells].T, weight[:, first.columns].T, out=table[rows])
             for m in others:
-                table[rows].addmm_(m.values.T, weight[:, m.columns].T)
+                table[rows].addmm_(m.values[:, cells].T, weight[:, m.columns].T)
         table[self._smallest] += bias
         return table
 
@@ -108,7 +113,8 @@ class ProjectionGradient:
     def __init__(self, projection: Projection) -> None:
         self._projection = projection
         values = projection._levels[0][0].values
-        self._of_table = values.new_zeros(projection._plan.rows, projection._width)
+        cells = projection._plan.reads.rows[-1].stop
+        self._of_table = values.new_zeros(cells, projection._width)
         self._of_own = [
             values.new_zeros(len(own.values), projection._width) for own in projection._own
         ]
@@ -123,16 +129,16 @@ class ProjectionGradient:
     def sums(self, channels: int) -> tuple[Tensor, Tensor]:
         """Give the gradients of the weight (K, D) and of the bias (K,)."""
         projection, table = self._projection, self._of_table
-        weight = table.new_empty(projection._width, channels)
-        for level, rows in zip(projection._levels, projection._rows, strict=True):
+        weight = table.new_empty(channels, projection._width)
+        for level, cells, rows in projection._parts:
             for m in level:
-                weight[:, m.columns] = (m.values @ table[rows]).T
+                torch.mm(m.values[:, cells], table[rows], out=weight[m.columns])
         for own, gradient in zip(projection._own, self._of_own, strict=True):
-            weight[:, own.columns] = gradient.T
+            weight[own.columns] = gradient
         bias = table[projection._smallest].sum(dim=0)
         for single in projection._single:
-            weight[:, single.columns] = bias[:, None] * single.values[:, 0]
-        return weight, bias
+            torch.mul(single.values, bias, out=weight[single.columns])
+        return weight.T, bias
 
 
 def _by_size(maps: Sequence[Tensor]) -> dict[Size, list[_Map]]:

@@ -14,6 +14,7 @@ from pipeline.hypercolumn import (
     head_loss,
     hypercolumn_map,
     hypercolumns_at,
+    strips,
 )
 from pipeline.hypercolumn.projection import _BLOCK_ELEMENTS
 
@@ -86,6 +87,7 @@ def test_classify_then_upsample_equals_the_full_map(size, shapes, geometry, widt
 @pytest.mark.parametrize("factor", [1, 3])  # as the loss may be a part of something larger
 def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatch):
     monkeypatch.setitem(_BLOCK_ELEMENTS, "cpu", 100 if factor == 1 else 1000)  # many blocks, few
+    monkeypatch.setattr(strips, "_PIXELS", 300 if factor == 1 else 1 << 20)  # many strips, one
     maps = [torch.randn(s) for s in shapes]
     head = random_head([s[0] for s in shapes], (9, 4), geometry)
     label = torch.randint(0, 4, (size[0] * size[1],))
@@ -107,6 +109,24 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
     for parameter, gradient in zip(head.parameters(), expected, strict=True):
         scale = gradient.abs().max().clamp(min=1e-6)
         torch.testing.assert_close(parameter.grad / scale, gradient / scale, rtol=0, atol=2e-5)
+
+
+def test_no_bit_depends_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(strips, "_PIXELS", 1 << 10)
+    maps = [torch.randn(s) for s in [(8, 64, 96), (64, 32, 48), (128, 16, 24), (96, 8, 12)]]
+    head = random_head([8, 64, 128, 96], (96, 5), "half_pixel")
+    target = Target(torch.randint(0, 5, (64, 96)), 255, torch.ones(5), torch.zeros(5), 64 * 96)
+    found = {}
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        loss = head_loss(head, maps, target)
+        gradients = torch.autograd.grad(loss, list(head.parameters()))
+        found[threads] = [head(maps, (64, 96)), loss, *gradients]
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    for tensors in (found[2], found[5]):
+        assert all(torch.equal(a, b) for a, b in zip(found[1], tensors, strict=True))
 
 
 @pytest.mark.parametrize("activation", sorted(PLAIN))
