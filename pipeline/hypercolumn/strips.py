@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from pipeline.hypercolumn.reads import Rows, Size
-from pipeline.threads import in_order
+from pipeline.threads import in_order, on_one_thread
 
 R = TypeVar("R")
 
@@ -42,7 +42,8 @@ def over_strips(work: Callable[[Rows], R], size: Size, device: torch.device) -> 
     if threads == 1:
         yield from map(_without_gradients(work), strips)
     else:
-        yield from in_order(_without_gradients(work), strips, threads=threads, alone=True)
+        with on_one_thread():  # and who adds up the results, beside those that still compute
+            yield from in_order(_without_gradients(work), strips, threads=threads, alone=True)
 
 
 def _without_gradients(work: Callable[[Rows], R]) -> Callable[[Rows], R]:
