@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.hypercolumn.cross_entropy import cross_entropy
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.grid import block_weights, cross_entropy_gradient
 from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
@@ -82,21 +83,16 @@ class Target:
             Summed over pixels and divided by the normaliser.
         gradient : Tensor of the shape of the logits
         """
-        true, weights = (pixels[None, start:stop].flatten(1) for pixels in self._pixels)
+        true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
         share = 1 - self.smoothing.sum()
-        if grid == 1:
-            log_p = logits.log_softmax(dim=0)
-            of_target = (self.smoothing @ log_p).addcmul_(share, log_p.gather(0, true)[0])
-            gradient = log_p.exp_()
-            gradient.scatter_add_(0, true, -share.expand_as(true)).sub_(self.smoothing[:, None])
-        else:
+        if grid > 1:
             size = (self.label.shape[0], self.label.shape[1])
             cells = block_weights(size, grid, start, stop, logits.device)
-            target = self.smoothing[:, None].repeat(1, true.shape[1])
-            target.scatter_add_(0, true, share.expand_as(true))
+            target = self.smoothing[:, None].repeat(1, len(true))
+            target.scatter_add_(0, true[None], share.expand(1, len(true)))
             log_p, gradient = cross_entropy_gradient(logits, cells, target)
-            of_target = target.mul_(log_p).sum(dim=0)
-        return -of_target.dot(weights[0]), gradient.mul_(weights)
+            return -target.mul_(log_p).sum(dim=0).dot(weights), gradient.mul_(weights)
+        return cross_entropy(logits, true, weights, self.smoothing, share)
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:
@@ -222,7 +218,7 @@ class _Layers:
         """Turn the gradient of the logits into that of the first layer's outputs."""
         for layer in reversed(range(len(self._inputs))):
             inputs = self._inputs[layer]
-            self.gradients[2 * layer] += gradient @ inputs.T
-            self.gradients[2 * layer + 1] += gradient.sum(dim=1)
+            self.gradients[2 * layer].addmm_(gradient, inputs.T)
+            self.gradients[2 * layer + 1].addmv_(gradient, gradient.new_ones(gradient.shape[1]))
             gradient = self._derive((gradient.T @ self._layers[2 * layer]).T, inputs)
         return gradient
