@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.backbones.exchange import with_fast_layers
 from pipeline.backbones.networks import check_name
 from pipeline.backbones.outline import Outline, Shape
 from pipeline.backbones.taps import parse_taps
 from pipeline.backbones.tracing import TappedNetwork
 from pipeline.backbones.weights import fit_weights, load_weights, weights_digest
-from pipeline.backbones.winograd import with_winograd
 from pipeline.errors import BackboneError
 
 Compute = Literal["float32", "bfloat16"]
@@ -29,8 +29,8 @@ class Backbone:
     a time.
 
     On the CPU the channels of a cell lie side by side in memory (torch's *channels last*), in the
-    maps as well: torch's convolutions and poolings are faster so. There, in float32, large 3x3
-    convolutions are those of :mod:`pipeline.backbones.winograd`.
+    maps as well: torch's convolutions and poolings are faster so. There, in float32, some layers
+    are exchanged for faster ones, see :mod:`pipeline.backbones.exchange`.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Backbone:
         if compute == "bfloat16":
             _round_weights(network)
         else:
-            with_winograd(network)
+            with_fast_layers(network, outline.modules)
         self._tapped = TappedNetwork(network, outline.modules, outline.last)
         self.to("cpu")
 
@@ -228,4 +228,13 @@ def _round_weights(network: nn.Module) -> None:
 
 
 def _join(outputs: list[Tensor]) -> Tensor:
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    """Join maps (N, C, h, w) along their channels; those that are side by side already stay."""
+    first = outputs[0]
+    size, stride, start = list(first.shape), first.stride(), first.storage_offset()
+    size[1] = 0
+    for output in outputs:
+        beside = output.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not beside or output.stride() != stride or output.storage_offset() != start + size[1]:
+            return torch.cat(outputs, dim=1)
+        size[1] += output.shape[1]
+    return first.as_strided(size, stride)

@@ -172,9 +172,7 @@ print(torch.backends.cpu.get_cpu_capability())
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("squeezenet1_0", (65, 97)), ("vgg11", SIZES[-1])], ids=["plain", "winograd"]
-)
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_0", (65, 97)), ("vgg11", SIZES[-1])])
 def test_on_a_processor_without_avx512_only_the_last_bits_differ(name, size, tmp_path):
     weights, image, out = (tmp_path / name for name in ("w.safetensors", "i.npy", "maps.npz"))
     save_file(random_state(Outline(name, parse_taps(name, None))), weights)

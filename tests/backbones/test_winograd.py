@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from pipeline.backbones import load_backbone, winograd
-from pipeline.backbones.winograd import WinogradConv2d, with_winograd
+from pipeline.backbones.exchange import with_fast_layers
+from pipeline.backbones.winograd import WinogradConv2d
 
 # Largest differences seen, over the standard deviation of the outputs: 3e-5, and torch's own 6e-6.
 LARGEST, AS_A_RULE = 1e-4, 5e-6
@@ -15,7 +16,7 @@ LARGEST, AS_A_RULE = 1e-4, 5e-6
 def fast_and_plain(channels=(64, 64), padding=(1, 1), bias=True):
     torch.manual_seed(0)
     plain = nn.Conv2d(*channels, 3, padding=padding, bias=bias).requires_grad_(False)
-    network = with_winograd(nn.Sequential(plain))
+    network = with_fast_layers(nn.Sequential(plain))
     assert isinstance(network[0], WinogradConv2d)
     return network[0], plain
 
@@ -33,11 +34,11 @@ def assert_close(found, expected):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Count how often the fast way is taken."""
+    """Count how many bands are computed the fast way."""
     calls = []
-    convolve = WinogradConv2d._convolve
+    to_products = winograd.to_products
     monkeypatch.setattr(
-        WinogradConv2d, "_convolve", lambda *given: (calls.append(1), convolve(*given))[1]
+        winograd, "to_products", lambda *given: (calls.append(1), to_products(*given))[1]
     )
     return calls
 
@@ -57,7 +58,7 @@ def test_every_size_and_padding(size, padding, taken):
 @pytest.mark.parametrize(("channels", "bias"), [((64, 80), True), ((96, 64), False)])
 @pytest.mark.parametrize("at_once", [1, 17, 512])
 def test_channels_bias_and_bands(channels, bias, at_once, taken, monkeypatch):
-    monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", at_once * max(channels))
+    monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", at_once * sum(channels))
     fast, plain = fast_and_plain(channels, bias=bias)
     images = torch.randn(1, channels[0], 33, 45).relu()
     found = fast(images.contiguous(memory_format=torch.channels_last))
@@ -65,9 +66,22 @@ def test_channels_bias_and_bands(channels, bias, at_once, taken, monkeypatch):
     assert_close(found, in_float64(plain, images))
 
 
+@pytest.mark.parametrize("at_once", [24, 80])
+def test_large_kernels_are_transformed_piece_by_piece_and_not_kept(at_once, monkeypatch):
+    monkeypatch.setattr(winograd, "_KEPT", 64 * 80 - 1)
+    monkeypatch.setattr(winograd, "_KERNELS_AT_ONCE", at_once)
+    fast, plain = fast_and_plain((64, 80))
+    images = torch.randn(1, 64, 33, 45)
+    assert_close(fast(images), in_float64(plain, images))
+    assert "_kept" not in vars(fast)
+    monkeypatch.setattr(winograd, "_KEPT", 64 * 80)
+    assert_close(fast(images), in_float64(plain, images))
+    assert fast._kept.shape == (36, 64, 80)
+
+
 def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):
     fast, plain = fast_and_plain()
-    small, large = torch.randn(1, 64, 24, 24), torch.randn(1, 64, 28, 28)
+    small, large = torch.randn(1, 64, 12, 20), torch.randn(1, 64, 28, 28)
     assert fast(small).equal(plain(small))
     assert fast.double()(large.double()).equal(plain.double()(large.double()))
     assert not taken
@@ -86,7 +100,7 @@ def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):
     ],
 )
 def test_other_convolutions_stay_what_they_are(module):
-    assert with_winograd(nn.Sequential(module))[0] is module
+    assert with_fast_layers(nn.Sequential(module))[0] is module
 
 
 def test_large_and_small_values_keep_their_digits():

@@ -1,0 +1,89 @@
+"""Convolutions that compute otherwise than torch on the CPU, in float32, with the channels last."""
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Place = tuple[Tensor, int]
+"""Maps ``(N, h, w, C)`` without gaps, and the first of the channels to write to."""
+
+
+class FrozenConv2d(nn.Conv2d):
+    """A frozen convolution that can have its ReLU in it, and write into a part of a map.
+
+    Attributes
+    ----------
+    relu
+        Whether what it gives is that of the ReLU behind it.
+    """
+
+    relu = False
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> Self:
+        """Give one with the weights of another module, which it shares."""
+        size: tuple[int, int] = (module.kernel_size[0], module.kernel_size[1])
+        own = cls(module.in_channels, module.out_channels, size, device="meta")
+        own.padding = module.padding
+        own.weight, own.bias = module.weight, module.bias
+        return own.train(module.training)
+
+    def takes(self, images: Tensor) -> bool:
+        """Tell whether images (N, C, H, W) are convolved the fast way."""
+        return (
+            images.dtype == self.weight.dtype == torch.float32
+            and images.is_cpu
+            and images.ndim == 4
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    @abstractmethod
+    def convolve(self, images: Tensor, place: Place) -> None:
+        """Convolve images (N, H, W, C) that have no gaps in memory."""
+
+    def forward(self, images: Tensor, place: Place | None = None) -> Tensor:
+        """Convolve images (N, C, H, W).
+
+        What it gives has its channels last in memory, where it is not torch's.
+
+        Parameters
+        ----------
+        images
+            What to convolve.
+        place
+            Where to put it, if :meth:`takes` says that it takes the images.
+        """
+        if place is None:
+            if not self.takes(images):
+                convolved = super().forward(images)
+                return convolved.relu_() if self.relu else convolved
+            size = self.size_of_output(images)
+            place = images.new_empty(len(images), *size, self.out_channels), 0
+        self.convolve(images.permute(0, 2, 3, 1).contiguous(), place)
+        maps, first = place
+        if maps.shape[3] > self.out_channels:
+            maps = maps.narrow(3, first, self.out_channels)
+        return maps.permute(0, 3, 1, 2)
+
+    def size_of_output(self, images: Tensor) -> tuple[int, int]:
+        """Return height and width of what images (N, C, H, W) become."""
+        size, padding = self.kernel_size, self.padding
+        height = images.shape[2] + 2 * int(padding[0]) - size[0] + 1
+        return height, images.shape[3] + 2 * int(padding[1]) - size[1] + 1
+
+    @cached_property
+    def added(self) -> Tensor:
+        """The bias, (C_out,), of zeros where there is none."""
+        return self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
+
+    @property
+    def lowest(self) -> np.float32:
+        """The least value that it gives."""
+        return _NOUGHT if self.relu else _ALL
+
+
+_NOUGHT, _ALL = np.float32(0), np.float32(-np.inf)
