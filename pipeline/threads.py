@@ -12,6 +12,9 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
+MOST_AT_ONCE = 16
+"""Images in work at a time on the CPU, however many cores there are: each takes memory."""
+
 
 def in_order(
     work: Callable[[T], R], items: Iterable[T], *, threads: int, alone: bool = False

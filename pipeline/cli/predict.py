@@ -42,6 +42,11 @@ from pipeline.cli.options import (
     show_default=True,
     help="What to do with an image that cannot be used.",
 )
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images at a time [default: one per core, on a GPU 1].",
+)
 @device_option
 @trust_option
 @params_option
@@ -54,6 +59,7 @@ def predict(
     refine: str | None,
     overlay: bool,
     on_error: Literal["stop", "skip"],
+    batch_size: int | None,
     device: str,
     trusted: tuple[str, ...],
     params_path: Path | None,
@@ -81,6 +87,7 @@ def predict(
         refine=override(params.evaluate, {"refine": refine}).refine,
         overlay=overlay,
         on_error=on_error,
+        batch_size=batch_size,
         device=device,
         trusted=trusted,
         progress=Console(),

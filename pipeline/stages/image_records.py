@@ -18,14 +18,13 @@ from pipeline.errors import BackboneError, DataError, DeviceMemoryError
 from pipeline.hypercolumn import FirstConvolution
 from pipeline.identity import Identity, file_digest
 from pipeline.progress import Progress
-from pipeline.threads import in_order
+from pipeline.threads import MOST_AT_ONCE, in_order
 
 _BESIDE_GPU = 4
 """Threads that decode, and others that turn maps into what is stored."""
 _BYTES_PER_IMAGE = 150
 _BYTES_PER_DATASET = 400
 """What HDF5 adds, and the digests."""
-_MOST_AT_ONCE = 16
 
 _Maps: TypeAlias = list[NDArray[np.float32]]
 T = TypeVar("T")
@@ -70,7 +69,7 @@ class ImageRecords:
         progress: Progress,
     ) -> None:
         self._dataset, self._backbone, self._preprocessing = dataset, backbone, preprocessing
-        most = 32 if backbone.takes_batches else min(torch.get_num_threads(), _MOST_AT_ONCE)
+        most = 32 if backbone.takes_batches else min(torch.get_num_threads(), MOST_AT_ONCE)
         self._batch_size = batch_size or most
         self._skip = skip
         self._progress = progress

@@ -1,9 +1,10 @@
 """A head on new images: from image files to palette masks at each image's own resolution."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,11 @@ from pipeline.refinement import choose_refinement
 from pipeline.software import NAME, own_version
 from pipeline.stages.device import choose_device, memory_named
 from pipeline.stages.restore import restore_backbone
+from pipeline.threads import MOST_AT_ONCE, in_order
 from pipeline.wholefile import remove_leftovers
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Segmenter:
@@ -77,12 +82,12 @@ class Segmenter:
         device: str = "auto",
         trusted: Sequence[str] = (),
     ) -> None:
-        self._device = choose_device(device)
-        self.head: Head = load_head(head, trusted=trusted).to(self._device)
+        self.device = choose_device(device)
+        self.head: Head = load_head(head, trusted=trusted).to(self.device)
         identity = self.head.info.identity
         self.refinement = choose_refinement(refine, len(identity.classes))
         self.backbone: Backbone = restore_backbone(
-            identity, weights=weights, seed=seed, device=self._device, what=str(head)
+            identity, weights=weights, seed=seed, device=self.device, what=str(head)
         )
         self.preprocessing = Preprocessing.from_dict(identity.preprocessing)
         # The head was trained on a map computed in this way, on whichever device it was trained.
@@ -108,11 +113,11 @@ class Segmenter:
         array of uint8, shape (H, W)
         """
         resized = self.preprocessing.resize_image(image)
-        inputs = torch.from_numpy(self.preprocessing.normalize(resized))[None].to(self._device)
+        inputs = torch.from_numpy(self.preprocessing.normalize(resized))[None].to(self.device)
         names = [tap.name for tap in self.backbone.taps]
         maps = {n: m[0].float() for n, m in zip(names, self.backbone(inputs), strict=True)}
         if self._first is not None:
-            maps[names[0]] = torch.from_numpy(self._first.map(resized)).to(self._device)
+            maps[names[0]] = torch.from_numpy(self._first.map(resized)).to(self.device)
         used = [maps[name] for name in self.head.taps]
         scores = self.head.scores(used, (resized.shape[0], resized.shape[1]))
         if self.refinement is not None:
@@ -130,6 +135,7 @@ def predict(
     refine: str | None = None,
     overlay: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
+    batch_size: int | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress | None = None,
@@ -151,6 +157,9 @@ def predict(
         Whether to write ``<name>-overlay.png`` as well, the mask laid over the image.
     on_error : {"stop", "skip"}
         What to do with an image that cannot be used; ``progress`` is told of those skipped.
+    batch_size : int, optional
+        Images in work at a time, each on one thread if there are several: by default as many as
+        torch has threads, 16 at most, and one if there are fewer images or on a GPU.
     progress : Progress, optional
         What to report to.
 
@@ -173,19 +182,45 @@ def predict(
     head_digest = _digest(Path(head))
     remove_leftovers(out / "*.png")  # once, not for each of maybe very many masks
     masks, skipped = [], {}
-    for mask_path, source in progress.track(
-        sources.items(), total=len(sources), unit="images", what="predicting"
-    ):
+
+    def predicted(item: tuple[Path, Path]) -> str | None:
         try:
-            _predict(segment, source, mask_path, head_digest, overlay=overlay)
-            masks.append(mask_path)
+            _predict(segment, item[1], item[0], head_digest, overlay=overlay)
         except DataError as error:
             if on_error == "stop":
                 raise
-            skipped[source] = str(error)
+            return str(error)
+        return None
+
+    with _at_once(predicted, sources.items(), batch_size, segment.device) as results:
+        done = progress.track(results, total=len(sources), unit="images", what="predicting")
+        for (mask_path, source), failure in zip(sources.items(), done, strict=True):
+            if failure is None:
+                masks.append(mask_path)
+            else:
+                skipped[source] = failure
     for source, reason in skipped.items():
         progress.say(f"skipped {source}: {reason}")
     return masks
+
+
+@contextmanager
+def _at_once(
+    work: Callable[[T], R], items: Collection[T], batch_size: int | None, device: torch.device
+) -> Iterator[Iterator[R]]:
+    """Do a piece of work for every item, several at a time if they are many, and give the results.
+
+    One image after another has all cores to itself, which wait for one another: with one image for
+    each core they do not.
+    """
+    if batch_size is None:
+        threads = min(torch.get_num_threads(), MOST_AT_ONCE)
+        batch_size = threads if device.type == "cpu" and len(items) >= threads else 1
+    if batch_size == 1:
+        yield map(work, items)
+        return
+    with closing(in_order(work, items, threads=batch_size, alone=device.type == "cpu")) as results:
+        yield results
 
 
 def _predict(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline import FeatureCache, Segmenter, VocDataset, fit_sparse, load_head, predict
-from pipeline.data import VOC_PALETTE, read_note
+from pipeline.data import VOC_PALETTE, read_image, read_note
 from pipeline.errors import DataError, WeightsError
 from pipeline.hypercolumn import labels_of
 from pipeline.identity import file_digest
@@ -254,6 +254,7 @@ class TestFinishedMasks:
                 [photos],
                 tmp_path / "masks",
                 weights="random",
+                batch_size=1,
                 progress=interrupted("predicting", after=1),
             )
         assert list(contents(tmp_path / "masks")) == ["first.png"]
@@ -299,6 +300,37 @@ def test_what_is_no_image(sparse_head: Path, photos: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(DataError, match=expected):
             predict(sparse_head, [source], tmp_path / "masks", weights="random")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, None])
+def test_several_images_at_a_time_are_what_one_is(
+    scenes: VocDataset, sparse_head: Path, tmp_path: Path, batch_size: int | None
+) -> None:
+    """In their order, and with those left out that cannot be used."""
+    images = [scenes.image_path(i) for i in scenes.image_ids("val")]
+    (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:100])
+    images.insert(2, tmp_path / "broken.png")
+    segment = Segmenter(sparse_head, weights="random")
+    masks = predict(
+        sparse_head,
+        images,
+        tmp_path / "masks",
+        weights="random",
+        on_error="skip",
+        batch_size=batch_size,
+    )
+    del images[2]
+    assert [mask.stem for mask in masks] == [image.stem for image in images]
+    for image, mask in zip(images, masks, strict=True):
+        assert (stored(mask) == segment(read_image(image))).mean() >= 0.999
+    with pytest.raises(DataError, match="broken"):
+        predict(
+            sparse_head,
+            [tmp_path / "broken.png", *images],
+            tmp_path / "others",
+            weights="random",
+            batch_size=batch_size,
+        )
 
 
 def test_an_image_too_small_for_the_backbone(sparse_head: Path, tmp_path: Path) -> None:
