@@ -255,7 +255,7 @@ class TestFinishedMasks:
                 tmp_path / "masks",
                 weights="random",
                 batch_size=1,
-                progress=interrupted("predicting", after=1),
+                progress=interrupted("predicting", after=0),
             )
         assert list(contents(tmp_path / "masks")) == ["first.png"]
         backbone_runs()
