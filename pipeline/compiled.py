@@ -21,6 +21,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numba
 import xxhash
+from numba.extending import typeof_impl
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +36,7 @@ class Compiled(Generic[P, R]):
     ----------
     function
         Loops over numpy arrays and numbers, in the part of Python that Numba knows. It may call
-        functions decorated with ``numba.njit`` in its own module.
+        compiled functions of its own module; of another one's text no digest is taken.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -50,6 +51,12 @@ class Compiled(Generic[P, R]):
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # kept, and damaged since
             self._compiled = _compile(self._function)
             return self._compiled(*args, **kwargs)
+
+
+@typeof_impl.register(Compiled)
+def _type_of(function: Compiled[..., Any], context: object) -> Any:
+    """Tell Numba what a compiled function is to another one that calls it."""
+    return typeof_impl(function._compiled, context)
 
 
 def _with_cache(function: Callable[P, R]) -> Callable[P, R]:

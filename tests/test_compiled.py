@@ -96,3 +96,14 @@ except ValueError as error:
     print(error)
 """
     assert call(folder, program) == "no values"
+
+
+def test_one_function_calls_another(folder: Path) -> None:
+    (folder / "loops.py").write_text(
+        MODULE.replace("factor * values[i]", "times(factor, values[i])")
+        + "\n@Compiled\ndef times(a: float, b: float) -> float:\n    return a * b\n"
+    )
+    assert call(folder) == "90.0"
+    before = {path: path.stat().st_mtime_ns for path in kept(folder)}
+    assert call(folder) == "90.0"
+    assert before == {path: path.stat().st_mtime_ns for path in kept(folder)}

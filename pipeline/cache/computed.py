@@ -34,13 +34,28 @@ class ComputedMap:
         """Rows and columns of the map."""
         return self.convolution.size(self.image.shape[0], self.image.shape[1])
 
+    @property
+    def channels(self) -> int:
+        """How many channels it has."""
+        return len(self.convolution.kernel)
+
+    @property
+    def scale(self) -> None:
+        """None: its values are what they are."""
+        return None
+
     def decoded(self) -> NDArray[np.float32]:
         """Compute the float32 feature map (C, h, w)."""
         return self.convolution.map(self.image)
 
-    def cells_at(self, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Compute float32 values (C, n) of single cells, and no others."""
-        return self.convolution.cells(self.image, ys, xs)
+    def cells(self, places: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Compute the float32 values (C, n) of single cells, and no others; see `StoredMap`."""
+        ys, xs = np.divmod(places, self.size[1])
+        return self.convolution.cells(self.image, ys, xs), np.arange(len(places))
+
+    def all_cells(self) -> NDArray[np.float32]:
+        """Compute the float32 values (C, h * w) of all cells."""
+        return self.decoded().reshape(self.channels, -1)
 
 
 FeatureMap: TypeAlias = StoredArray | ComputedMap

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.cache.cached_split import CachedSplit
 from pipeline.cache.computed import FeatureMap
 from pipeline.cache.pixels import Drawing, Samples, draw_pixels
 from pipeline.cache.shards import StoredImage
-from pipeline.hypercolumn import Cells, Features, PooledCells, read_columns
+from pipeline.hypercolumn import read_columns
 from pipeline.identity import Identity
 
 
@@ -68,24 +65,15 @@ class SampleDrawer:
             label = np.where(label == identity.void, np.uint8(0), label)
         ys, xs = draw_pixels(label, image_id, drawing, void=identity.void)
         columns = read_columns(
-            self._cells(maps),
-            torch.from_numpy(ys),
-            torch.from_numpy(xs),
+            maps,
+            self.taps,
+            drawing.features,
+            ys,
+            xs,
             (label.shape[0], label.shape[1]),
             identity.geometry,
         )
-        return Drawn(image_id, columns.numpy(), label[ys, xs], ys, xs)
-
-    def _cells(self, maps: Sequence[FeatureMap]) -> list[Cells]:
-        """Turn maps into what hypercolumns are read from; only what is pooled is decoded whole."""
-        features = self._drawing.features
-        cells = [Cells(m.size, partial(_activated, features, m)) for m in maps]
-        pools = features.pools(self.taps)
-        pooled = {
-            i: PooledCells(features.activate(torch.from_numpy(maps[i].decoded())))
-            for i in {i for i, _ in pools}
-        }
-        return cells + [pooled[i].of(scope) for i, scope in pools]
+        return Drawn(image_id, columns, label[ys, xs], ys, xs)
 
     def drawn_stored(self, image: StoredImage) -> Drawn:
         """Draw from an image as a shard holds it; see :meth:`drawn`."""
@@ -116,10 +104,6 @@ class SampleDrawer:
             image_ids=tuple(one.image_id for one in drawn),
             drawing=self._drawing,
         )
-
-
-def _activated(features: Features, m: FeatureMap, ys: Tensor, xs: Tensor) -> Tensor:
-    return features.activate(torch.from_numpy(m.cells_at(ys.numpy(), xs.numpy())))
 
 
 def draw_samples(

@@ -57,6 +57,11 @@ class StoredArray:
         """Rows and columns of a feature map."""
         return self.values.shape[1], self.values.shape[2]
 
+    @property
+    def channels(self) -> int:
+        """How many channels a feature map has."""
+        return len(self.values)
+
     def decoded(self) -> NDArray[np.float32]:
         """Give the float32 feature map (C, h, w); that is ``values`` itself if it is one."""
         if self.values.dtype == np.float32:
@@ -66,13 +71,13 @@ class StoredArray:
             values *= self.scale[:, None, None]
         return values
 
-    def cells_at(self, ys: NDArray[np.int64], xs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give float32 values (C, n) of single cells of a feature map, decoding nothing else."""
-        # In NumPy's memory the channels of each of these cells lie side by side.
-        values = _as_float32(self.values[:, ys, xs].T).T
-        if self.scale is not None:
-            values *= self.scale[:, None]
-        return values
+    def cells(self, places: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Give all cells of a feature map, and the places as they are; see `StoredMap`."""
+        return self.all_cells(), places
+
+    def all_cells(self) -> NDArray[Any]:
+        """Give all cells of a feature map, (C, h * w), as they are stored."""
+        return self.values.reshape(len(self.values), -1)
 
 
 def new_digest(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> xxhash.xxh3_128:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.hypercolumn.columns import Cells, hypercolumn_map, hypercolumns_at, read_columns
+    from pipeline.hypercolumn.columns import hypercolumn_map, hypercolumns_at
     from pipeline.hypercolumn.features import Features
     from pipeline.hypercolumn.first_convolution import FirstConvolution
     from pipeline.hypercolumn.geometry import Geometry
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pipeline.hypercolumn.head import DenseHead
     from pipeline.hypercolumn.labels import labels_of
     from pipeline.hypercolumn.loss import Target, head_loss
-    from pipeline.hypercolumn.windows import PooledCells
+    from pipeline.hypercolumn.sampling import read_columns
 
 _MODULES = {
-    "columns": ("Cells", "hypercolumn_map", "hypercolumns_at", "read_columns"),
+    "columns": ("hypercolumn_map", "hypercolumns_at"),
     "features": ("Features",),
     "first_convolution": ("FirstConvolution",),
     "geometry": ("Geometry",),
@@ -27,18 +27,16 @@ _MODULES = {
     "head": ("DenseHead",),
     "labels": ("labels_of",),
     "loss": ("Target", "head_loss"),
-    "windows": ("PooledCells",),
+    "sampling": ("read_columns",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "MAX_GRID",
-    "Cells",
     "DenseHead",
     "Features",
     "FirstConvolution",
     "Geometry",
-    "PooledCells",
     "Target",
     "head_loss",
     "hypercolumn_map",

@@ -10,6 +10,7 @@ Two conventions are in use, and a cache keeps to one of them:
     The outermost cells sit on the outermost pixels.
 """
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -62,10 +63,15 @@ def reads_at(
     return lower, (lower + 1).clamp(max=cells - 1), position - lower
 
 
+# The images of a data set are of few sizes, if they are resized.
+@lru_cache(maxsize=256)
 def corner_reads(
     cells: tuple[int, int], pixels: tuple[int, int], geometry: Geometry
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give :func:`axis_reads` of both axes: ``(top, bottom, down, left, right, across)``."""
+    """Give :func:`axis_reads` of both axes: ``(top, bottom, down, left, right, across)``.
+
+    They are kept for who asks again, and not to be written to.
+    """
     return (
         *axis_reads(cells[0], pixels[0], geometry),
         *axis_reads(cells[1], pixels[1], geometry),

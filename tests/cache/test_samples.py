@@ -207,6 +207,24 @@ def test_pixels_are_those_chosen_from_all_of_a_class(height, width, each, patch,
     np.testing.assert_array_equal(ys * label.shape[1] + xs, flat)
 
 
+@pytest.mark.parametrize("each", [1, 3, 40])
+def test_pixels_of_more_classes_than_most_images_have(each):
+    label = np.random.default_rng(0).integers(0, 200, (224, 224)).astype(np.uint8)
+    ys, xs = draw_pixels(label, "i", Drawing(pixels_per_class=each), void=255)
+    generator = np.random.default_rng([0, xxhash.xxh3_64_intdigest(b"i")])
+    pixels = (np.flatnonzero(label == value) for value in range(200))
+    expected = [np.sort(generator.choice(p, each, replace=False)) for p in pixels]
+    np.testing.assert_array_equal(ys * 224 + xs, np.concatenate(expected))
+
+
+def test_a_label_without_pixels_gives_none():
+    label = np.full((4, 5), 255, np.uint8)
+    for drawing in (Drawing(), Drawing(pixels_per_image=7)):
+        ys, xs = draw_pixels(label, "i", drawing, void=255)
+        assert ys.dtype == xs.dtype == np.int64
+        assert len(ys) == len(xs) == 0
+
+
 def test_classes_are_as_frequent_among_pixels_of_an_image_as_in_it():
     label = np.zeros((30, 30), np.uint8)
     label[:3] = 1
