@@ -6,21 +6,25 @@ let go of the interpreter's lock, so that several threads can be in them at a ti
 threads of its own. A product and a sum become one instruction where the processor has it, but sums
 are never taken in another order than the one written.
 
-Machine code is kept beside the module, in ``__pycache__``, under the digest of the module's text:
-code that was compiled from another text is never taken for it. Where that folder cannot be written,
-Numba takes the user's own cache folder; where nothing can be written, or what was kept is damaged,
-functions are compiled again in every process.
+Machine code is kept beside the module, in ``__pycache__``, or where that cannot be written in the
+user's own cache folder. Each piece of it is a file of its own, written whole, with a digest of its
+contents and of what it was compiled from and for: what was damaged, or belongs to another text of
+the module, another processor or another version of Numba, is compiled again.
 """
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numba
 import xxhash
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
 from numba.extending import typeof_impl
 
 P = ParamSpec("P")
@@ -35,41 +39,82 @@ class Compiled(Generic[P, R]):
     Parameters
     ----------
     function
-        Loops over numpy arrays and numbers, in the part of Python that Numba knows. It may call
-        compiled functions of its own module; of another one's text no digest is taken.
+        Loops over numpy arrays and numbers, in the part of Python that Numba knows. Indices are not
+        checked. It may call compiled functions of its own module; of another one's text no digest
+        is taken.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
-        self._function = function
-        self._compiled = _with_cache(function)
+        self._compiled = _compile(function)
+        with suppress(RuntimeError):  # there is no folder to keep anything in
+            self._compiled._cache = _KeptCode(function)
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the compiled function."""
-        try:
-            return self._compiled(*args, **kwargs)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # kept, and damaged since
-            self._compiled = _compile(self._function)
-            return self._compiled(*args, **kwargs)
+        result: R = self._compiled(*args, **kwargs)
+        return result
 
 
-@typeof_impl.register(Compiled)
 def _type_of(function: Compiled[..., Any], context: object) -> Any:
     """Tell Numba what a compiled function is to another one that calls it."""
     return typeof_impl(function._compiled, context)
 
 
-def _with_cache(function: Callable[P, R]) -> Callable[P, R]:
-    source = Path(sys.modules[function.__module__].__file__ or "")
-    digest = xxhash.xxh3_128_hexdigest(source.read_bytes())
-    config: Any = numba.config
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(source.parent / "__pycache__" / digest)
-    compiled: Callable[P, R]
-    try:
-        compiled = _compile(cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
-        compiled = _compile(function)
-    finally:
-        config.CACHE_DIR = before
-    return compiled
+typeof_impl.register(Compiled)(_type_of)
+
+
+class _KeptCode(FunctionCache):
+    """Where Numba looks for code before it compiles a function, and puts it behind that."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)  # finds a folder that can be written
+        source = Path(sys.modules[function.__module__].__file__ or "")
+        digest = xxhash.xxh3_128_hexdigest(source.read_bytes())
+        self._cache_file = _Files(
+            Path(self.cache_path), f"{source.stem}.{function.__name__}", digest
+        )
+
+
+class _Files:
+    """A file for each combination of dtypes, processor and version; in place of Numba's index.
+
+    Numba keeps an index, and data in files that it names; processes that write them at the same
+    time can leave an index that names another one's data.
+    """
+
+    def __init__(self, folder: Path, name: str, source: str) -> None:
+        self._folder, self._name, self._source = folder, name, source
+        self._prefix = f"{name}.{source[:8]}"
+
+    def load(self, key: object) -> Any:
+        """Give what was saved, or None."""
+        path, made_from = self._place(key)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, code = content[:16], content[16:]
+        if digest != xxhash.xxh3_128_digest(made_from + code):
+            return None
+        return pickle.loads(code)
+
+    def save(self, key: object, data: object) -> None:
+        """Write it, whole or not at all, and remove what belongs to other texts of the module."""
+        path, made_from = self._place(key)
+        code = dumps(data)
+        own = path.with_suffix(f".{os.getpid()}.tmp")
+        with suppress(OSError):  # a full disk, say: it is compiled again then
+            try:
+                own.write_bytes(xxhash.xxh3_128_digest(made_from + code) + code)
+                own.replace(path)
+            finally:
+                own.unlink(missing_ok=True)
+            for other in self._folder.glob(f"{self._name}.*.code"):
+                if not other.name.startswith(self._prefix):
+                    other.unlink(missing_ok=True)
+
+    def _place(self, key: object) -> tuple[Path, bytes]:
+        made_from = repr((numba.__version__, self._source, key)).encode()
+        digest = xxhash.xxh3_128_hexdigest(made_from)
+        return self._folder / f"{self._prefix}.{digest}.code", made_from

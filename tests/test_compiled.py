@@ -40,27 +40,60 @@ def folder(tmp_path: Path) -> Path:
 
 
 def kept(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in {".nbi", ".nbc"})
+    return sorted(folder.rglob("*.code"))
 
 
 def test_machine_code_is_kept_beside_the_module(folder: Path) -> None:
     assert call(folder) == "90.0"
-    index, code = sorted(kept(folder), key=lambda path: path.suffix, reverse=True)
-    assert folder / "__pycache__" in index.parents
+    (code,) = kept(folder)
+    assert code.parent == folder / "__pycache__"
     before = code.stat().st_mtime_ns
     assert call(folder) == "90.0"
-    assert kept(folder) == sorted([index, code]) and code.stat().st_mtime_ns == before
+    assert kept(folder) == [code] and code.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", ["empty", "half", "other"])
-def test_damaged_machine_code_is_compiled_again(folder: Path, suffix: str, damage: str) -> None:
+def test_damaged_machine_code_is_compiled_again(folder: Path) -> None:
+    """One bit is enough for the processor to do anything at all."""
     call(folder)
-    (path,) = (path for path in kept(folder) if path.suffix == suffix)
-    data = path.read_bytes()
-    noise = np.random.default_rng(0).bytes(len(data))
-    path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "other": noise}[damage])
+    (path,) = kept(folder)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    damaged = [b"", whole[: len(whole) // 2], random.bytes(len(whole))]
+    for at in random.integers(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(random.integers(8))
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        path.write_bytes(content)
+        assert call(folder) == "90.0"
+        assert path.read_bytes() != content
+
+
+def test_code_for_other_dtypes_is_never_taken(folder: Path) -> None:
+    """Not even where one file lies under the name of the other."""
+    call(folder)
+    (doubles,) = kept(folder)
+    call(folder, CALL.replace("arange(10.0)", "arange(10)"))
+    (whole_numbers,) = set(kept(folder)) - {doubles}
+    doubles.write_bytes(whole_numbers.read_bytes())
     assert call(folder) == "90.0"
+
+
+def test_several_processes_compile_at_the_same_time(folder: Path) -> None:
+    path = f"{folder}{os.pathsep}{Path(__file__).parents[1]}"
+    env = {**os.environ, "PYTHONPATH": path}
+    kinds = ["arange(10.0)", "arange(10)", "arange(10, dtype='f4')"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", CALL.replace("arange(10.0)", kind)],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for kind in kinds
+    ]
+    assert [process.communicate()[0].strip() for process in running] == ["90.0"] * 3
+    assert len(kept(folder)) == 3
 
 
 def test_code_of_another_text_is_never_taken(folder: Path) -> None:
@@ -70,6 +103,15 @@ def test_code_of_another_text_is_never_taken(folder: Path) -> None:
     source.write_text(MODULE.replace("factor *", "factor +"))  # as long, and as old
     os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert call(folder) == "65.0"
+    assert len(kept(folder)) == 1  # the other one is gone
+
+
+def test_where_the_module_cannot_be_written_it_is_kept_elsewhere(folder: Path) -> None:
+    (folder / "__pycache__").write_text("no folder")
+    for program, expected in ((MODULE, "90.0"), (MODULE.replace("factor *", "factor +"), "65.0")):
+        (folder / "loops.py").write_text(program)
+        assert call(folder) == expected
+        assert (folder / "home") in kept(folder)[0].parents
 
 
 def test_it_works_where_nothing_can_be_written(folder: Path) -> None:
@@ -78,11 +120,6 @@ def test_it_works_where_nothing_can_be_written(folder: Path) -> None:
     program = f"import os; os.environ['HOME'] = '/proc/none'; {CALL}"
     assert call(folder, program) == "90.0"
     assert not kept(folder)
-
-
-def test_numbas_settings_are_left_as_they_were(folder: Path) -> None:
-    program = f"import numba; numba.config.CACHE_DIR = 'own'; {CALL}; print(numba.config.CACHE_DIR)"
-    assert call(folder, program).split() == ["90.0", "own"]
 
 
 def test_errors_of_a_function_are_raised(folder: Path) -> None:

@@ -84,7 +84,7 @@ class WinogradConv2d(FrozenConv2d):
         added, lowest = self.added.numpy(), self.lowest
         for top in range(0, down, rows):
             tiles = min(rows, down - top) * across
-            values = torch.empty(36, tiles, channels)
+            values = self.weight.new_empty(36, tiles, channels)
             to_products(image, _TILE * top - pad_y, -pad_x, across, values.numpy())
             for start, kernels in self._kernels():
                 products = torch.bmm(values, kernels).numpy()

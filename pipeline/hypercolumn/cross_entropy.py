@@ -35,6 +35,11 @@ def cross_entropy(
     -------
     loss : Tensor of shape ()
     gradient : Tensor of shape (n_classes, n)
+
+    Raises
+    ------
+    IndexError, ValueError
+        On the CPU, if a label is none of the classes, or there are not as many of smoothing.
     """
     if logits.device.type == "cpu":
         gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -64,6 +69,11 @@ def _cross_entropy(
     gradient: Values,
 ) -> float:
     classes, count = logits.shape
+    if len(smoothing) != classes:
+        raise ValueError("smoothing is not of as many classes as there are logits")
+    for y in true:
+        if not 0 <= y < classes:
+            raise IndexError("a label that is none of the classes")
     highest = logits[0].copy()
     for c in range(1, classes):
         for i in range(count):

@@ -9,6 +9,7 @@ upsampling"): every tap is multiplied at its own resolution and the results are 
 up to the first nonlinearity, from where on the head works pixel by pixel.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -118,8 +119,7 @@ class DenseHead(nn.Module):
                     values = log_probability(values, weights)
                 scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
 
-        for _ in over_strips(of_strip, size, scores.device):
-            pass
+        deque(over_strips(of_strip, size, scores.device), maxlen=0)
         return scores
 
     def _classify(self, pixels: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """From the scores of an image's pixels to their labels, at the image's own size or another."""
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,8 +21,8 @@ def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> Labels:
 
     Parameters
     ----------
-    scores : Tensor of float32, shape (n_classes, H, W)
-        On any device; this is computed on the CPU.
+    scores : Tensor of shape (n_classes, H, W)
+        On any device; this is computed on the CPU. A score that is no number counts as the highest.
     size : (H', W'), optional
         Resample the scores bilinearly to this size first. What lies between four pixels of one
         label has that label too, as its scores are weighted means of theirs; only the rest is
@@ -30,7 +32,7 @@ def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> Labels:
     -------
     array of uint8, shape (H, W) or ``size``
     """
-    scores = scores.cpu()
+    scores = scores.detach().float().cpu()
     labels = np.zeros(scores.shape[1:], np.uint8)
     _find_highest(scores.contiguous().numpy(), labels)
     if size is None or labels.shape == size:
@@ -43,8 +45,7 @@ def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> Labels:
     def of_strip(strip: Rows) -> None:
         _resample(labels, of_pixel, top, bottom, left, right, down, across, *strip, found)
 
-    for _ in over_strips(of_strip, size, scores.device):
-        pass
+    deque(over_strips(of_strip, size, scores.device), maxlen=0)
     return found
 
 
@@ -55,7 +56,8 @@ def _find_highest(scores: Values, labels: Labels) -> None:
         highest = scores[0, y].copy()
         for c in range(1, classes):
             for x in range(width):
-                higher = scores[c, y, x] > highest[x]
+                # Not "greater than": no comparison with NaN holds.
+                higher = not (scores[c, y, x] <= highest[x]) and highest[x] == highest[x]
                 highest[x] = scores[c, y, x] if higher else highest[x]
                 labels[y, x] = np.uint8(c) if higher else labels[y, x]
 
@@ -97,7 +99,7 @@ def _resample(
                     )
                 best = 0
                 for c in range(1, classes):
-                    if values[c] > values[best]:
+                    if not (values[c] <= values[best]) and values[best] == values[best]:
                         best = c
                 label = np.uint8(best)
             found[y, x] = label

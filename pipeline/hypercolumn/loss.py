@@ -5,6 +5,7 @@ needs lies in a CPU's caches, and no map of hidden values or of their gradients 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import Any
@@ -173,16 +174,15 @@ class _ImageLoss(torch.autograd.Function):
             layers = _Layers(own[2:], activation)
             of_first = first.gradient()
             total = torch.zeros((), device=weight.device)
-            with torch.autocast(device, enabled=False):
-                for start, stop, pixels in first.blocks(own[0], own[1]):
-                    logits = layers.forward(pixels.T).float()
-                    loss, gradient = target.loss(logits, start, stop, grid)
-                    of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
-                    total += loss
-                return [total, *of_first.sums(weight.shape[1]), *layers.gradients]
+            for start, stop, pixels in first.blocks(own[0], own[1]):
+                logits = layers.forward(pixels.T).float()
+                loss, gradient = target.loss(logits, start, stop, grid)
+                of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
+                total += loss
+            return [total, *of_first.sums(weight.shape[1]), *layers.gradients]
 
-        strips = over_strips(of_strip, size, weight.device)
-        total, *gradients = reduce(_add, strips)
+        with closing(over_strips(of_strip, size, weight.device)) as strips:
+            total, *gradients = reduce(_add, strips)
         ctx.save_for_backward(*(g.to(weight.dtype) for g in gradients))
         return total
 

@@ -53,7 +53,7 @@ class Resampler(Protocol):
         """
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def resampler(
     cells: tuple[Size, ...],
     size: Size,

@@ -5,7 +5,8 @@ border, which both compute. How an image is divided does not depend on the numbe
 neither does any sum over its strips.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,35 +21,44 @@ _PIXELS = 1 << 14
 """Of a strip, at most, or a single row has more: 4 strips of an image of 224x224."""
 
 
-def over_strips(work: Callable[[Rows], R], size: Size, device: torch.device) -> Iterator[R]:
+def over_strips(work: Callable[[Rows], R], size: Size, device: torch.device) -> Generator[R]:
     """Do a piece of work for every strip of an image, and give the results from top to bottom.
 
     Parameters
     ----------
     work
-        What is done with a strip; gradients are not recorded.
+        What is done with a strip; gradients are not recorded, and autocast is off.
     size : (H, W)
         The image's size in pixels.
     device : torch.device
         Where the work is done. A GPU does all of it at once: there the image is one strip.
     """
+    alike = _alike(work, device)
     if device.type != "cpu":
-        yield _without_gradients(work)((0, size[0]))
+        yield alike((0, size[0]))
         return
     count = -(-size[0] // max(1, _PIXELS // size[1]))
     bounds = [size[0] * i // count for i in range(count + 1)]
     strips = pairwise(bounds)
     threads = min(torch.get_num_threads(), count)
     if threads == 1:
-        yield from map(_without_gradients(work), strips)
-    else:
-        with on_one_thread():  # and who adds up the results, beside those that still compute
-            yield from in_order(_without_gradients(work), strips, threads=threads, alone=True)
+        yield from map(alike, strips)
+        return
+    # Who adds up the results computes on one thread too, beside those that still compute.
+    with on_one_thread(), closing(in_order(alike, strips, threads=threads, alone=True)) as results:
+        yield from results
 
 
-def _without_gradients(work: Callable[[Rows], R]) -> Callable[[Rows], R]:
-    def alone(strip: Rows) -> R:
-        with torch.no_grad():  # which is said for each thread
+def _alike(work: Callable[[Rows], R], device: torch.device) -> Callable[[Rows], R]:
+    """Have work done in one way on every thread: torch keeps its modes for each."""
+    inference = torch.is_inference_mode_enabled()
+
+    def alike(strip: Rows) -> R:
+        with (
+            torch.inference_mode(inference),
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
             return work(strip)
 
-    return alone
+    return alike

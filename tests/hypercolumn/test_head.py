@@ -129,6 +129,33 @@ def test_no_bit_depends_on_the_number_of_threads(monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(found[1], tensors, strict=True))
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_strips_are_computed_alike_in_every_mode(mode, monkeypatch):
+    """Torch keeps its modes for each thread."""
+    maps = [torch.randn(s) for s in [(8, 64, 96), (64, 32, 48)]]
+    head = random_head([8, 64], (16, 5), "half_pixel")
+    expected = head(maps, (64, 96))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for pixels in (1 << 10, 1 << 20):
+            monkeypatch.setattr(strips, "_PIXELS", pixels)
+            with mode():
+                torch.testing.assert_close(head(maps, (64, 96)), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("label", [4, -1, 200])
+def test_a_label_that_is_none_of_the_classes(label):
+    head = random_head([3], (6, 4), "half_pixel")
+    labels = torch.full((8, 9), 2)
+    labels[5, 5] = label
+    target = Target(labels, 255, torch.ones(256), torch.zeros(4), 72)
+    with pytest.raises(IndexError):
+        head_loss(head, [torch.randn(3, 4, 5)], target)
+
+
 @pytest.mark.parametrize("activation", sorted(PLAIN))
 def test_gradients_of_every_activation(activation):
     maps = [torch.randn(s) for s in [(4, 17, 23), (6, 9, 12), (3, 1, 1)]]

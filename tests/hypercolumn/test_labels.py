@@ -40,3 +40,27 @@ def test_of_equal_scores_the_first_counts():
     assert (labels_of(scores, (9, 7)) == 3).all()
     scores[3] = 0
     assert (labels_of(scores, (9, 7)) == 255).all()
+
+
+def test_a_score_that_is_no_number_counts_as_the_highest():
+    """So that a head whose training went astray is not taken for one that sees background."""
+    scores = torch.randn(3, 6, 7)
+    scores[1] += 100
+    scores[2, 2] = torch.nan
+    scores[0, 4] = torch.nan
+    expected = scores.max(dim=0).indices.numpy()
+    assert {2, 0} <= set(np.unique(expected))
+    assert np.array_equal(labels_of(scores), expected)
+    assert (
+        labels_of(torch.full((3, 4, 4), torch.nan).index_fill(0, torch.tensor([0]), 1.0)) == 1
+    ).all()
+    resampled = labels_of(scores, (12, 14))
+    assert (resampled[4:6] == 2).all() and (resampled[8:10] == 0).all()
+
+
+@pytest.mark.parametrize("size", [None, (9, 11)])
+def test_scores_of_other_dtypes_and_with_gradients(size):
+    scores = torch.randn(5, 12, 17).bfloat16()
+    expected = labels_of(scores.float(), size)
+    assert np.array_equal(labels_of(scores, size), expected)
+    assert np.array_equal(labels_of(scores.float().requires_grad_(), size), expected)
