@@ -20,6 +20,7 @@ from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.grid import block_weights, log_probability
 from pipeline.hypercolumn.projection import Projection
 from pipeline.hypercolumn.reads import Rows
+from pipeline.hypercolumn.resample import NARROW
 from pipeline.hypercolumn.strips import over_strips
 
 ACTIVATIONS = {
@@ -119,7 +120,8 @@ class DenseHead(nn.Module):
                     values = log_probability(values, weights)
                 scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
 
-        deque(over_strips(of_strip, size, scores.device), maxlen=0)
+        narrow = len(self.weights[0]) < NARROW
+        deque(over_strips(of_strip, size, scores.device, whole=narrow), maxlen=0)
         return scores
 
     def _classify(self, pixels: Tensor) -> Tensor:

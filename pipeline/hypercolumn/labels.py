@@ -1,15 +1,11 @@
 """From the scores of an image's pixels to their labels, at the image's own size or another."""
 
-from collections import deque
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.compiled import Compiled
 from pipeline.hypercolumn.geometry import corner_reads
-from pipeline.hypercolumn.reads import Rows
-from pipeline.hypercolumn.strips import over_strips
 
 Labels = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -41,11 +37,7 @@ def labels_of(scores: Tensor, size: tuple[int, int] | None = None) -> Labels:
     reads = corner_reads((labels.shape[0], labels.shape[1]), size, "half_pixel")
     top, bottom, down, left, right, across = (read.numpy() for read in reads)
     of_pixel = scores.permute(1, 2, 0).contiguous().numpy()
-
-    def of_strip(strip: Rows) -> None:
-        _resample(labels, of_pixel, top, bottom, left, right, down, across, *strip, found)
-
-    deque(over_strips(of_strip, size, scores.device), maxlen=0)
+    _resample(labels, of_pixel, top, bottom, left, right, down, across, found)
     return found
 
 
@@ -72,13 +64,11 @@ def _resample(
     right: Indices,
     down: NDArray[np.float64],
     across: NDArray[np.float64],
-    start: int,
-    stop: int,
     found: Labels,
 ) -> None:
     classes = scores.shape[2]
     values = np.empty(classes, np.float32)
-    for y in range(start, stop):
+    for y in range(found.shape[0]):
         above, below, d = top[y], bottom[y], down[y]
         for x in range(found.shape[1]):
             before, beyond, a = left[x], right[x], across[x]

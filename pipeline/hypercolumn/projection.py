@@ -58,7 +58,7 @@ class Projection:
         values = self._levels[0][0].values
         height = max(1, _BLOCK_ELEMENTS[values.device.type] // (width * size[1]))
         self._plan = resampler(
-            tuple(levels), size, geometry, strip, height, values.device, values.dtype
+            tuple(levels), size, geometry, strip, height, width, values.device, values.dtype
         )
         self._parts = list(
             zip(self._levels, self._plan.reads.spans, self._plan.reads.rows, strict=True)

@@ -1,8 +1,8 @@
 """Bilinear resampling of many channels at once, a few rows of the image at a time.
 
 Either step of :mod:`pipeline.hypercolumn.reads` gives a row that is a weighted sum of two rows, for
-all channels alike. On the CPU in float32 that is done by compiled loops, over the channels
-innermost; what lies between the steps stays in the processor's caches. Otherwise
+all channels alike. On the CPU, of many channels in float32, that is done by compiled loops, over
+the channels innermost; what lies between the steps stays in the processor's caches. Otherwise
 :func:`torch.nn.functional.embedding_bag` computes the same sums by gathering rows.
 """
 
@@ -18,6 +18,9 @@ from pipeline.compiled import Compiled
 from pipeline.hypercolumn.gathered import GatheringResampler
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.reads import Reads, Rows, Size
+
+NARROW = 64
+"""With fewer channels a compiled loop over them is hardly begun when it ends."""
 
 
 class Resampler(Protocol):
@@ -60,6 +63,7 @@ def resampler(
     geometry: Geometry,
     strip: Rows,
     height: int,
+    width: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Resampler:
@@ -69,11 +73,13 @@ def resampler(
     ----------
     cells, size, geometry, strip, height
         As :meth:`Reads.of` takes them.
+    width : int
+        K.
     device, dtype
         Of the table.
     """
     reads = Reads.of(cells, size, geometry, strip, height)
-    if device.type == "cpu" and dtype == torch.float32:
+    if device.type == "cpu" and dtype == torch.float32 and width >= NARROW:
         return CompiledResampler(reads)
     return GatheringResampler(reads, device)
 

@@ -21,7 +21,9 @@ _PIXELS = 1 << 14
 """Of a strip, at most, or a single row has more: 4 strips of an image of 224x224."""
 
 
-def over_strips(work: Callable[[Rows], R], size: Size, device: torch.device) -> Generator[R]:
+def over_strips(
+    work: Callable[[Rows], R], size: Size, device: torch.device, *, whole: bool = False
+) -> Generator[R]:
     """Do a piece of work for every strip of an image, and give the results from top to bottom.
 
     Parameters
@@ -32,9 +34,11 @@ def over_strips(work: Callable[[Rows], R], size: Size, device: torch.device) -> 
         The image's size in pixels.
     device : torch.device
         Where the work is done. A GPU does all of it at once: there the image is one strip.
+    whole : bool
+        Whether it is one strip here too, as there is not much to do.
     """
     alike = _alike(work, device)
-    if device.type != "cpu":
+    if whole or device.type != "cpu":
         yield alike((0, size[0]))
         return
     count = -(-size[0] // max(1, _PIXELS // size[1]))

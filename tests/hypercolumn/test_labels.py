@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.hypercolumn import labels_of, strips
+from pipeline.hypercolumn import labels_of
 
 
 def plainly(scores: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -18,8 +18,7 @@ def plainly(scores: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
 
 @pytest.mark.parametrize("size", [(31, 44), (12, 17), (5, 40), (9, 13), (1, 1), (24, 34)])
 @pytest.mark.parametrize("of", ["noise", "regions", "one class"])
-def test_labels_are_those_of_the_resampled_scores(size, of, monkeypatch):
-    monkeypatch.setattr(strips, "_PIXELS", 200)
+def test_labels_are_those_of_the_resampled_scores(size, of):
     torch.manual_seed(0)
     scores = torch.randn(5, 12, 17)
     if of == "regions":
