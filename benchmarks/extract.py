@@ -48,7 +48,7 @@ def run(settings: Settings) -> Result:
         notes=[
             "Per image. The forward pass is that of torchvision's own layers on images that are"
             " decoded already, in the fastest of three ways; the pipeline's own has fewer "
-            "multiplications in large 3x3 convolutions (Winograd's). Extraction begins with "
+            "multiplications in 3x3 convolutions (Winograd's). Extraction begins with "
             "JPEG files of natural size and ends with HDF5 on the disk, synced, digests and "
             "samples included. The original method enlarges and concatenates all taps and "
             "samples from that; it writes its samples only. Both networks lie in memory "
