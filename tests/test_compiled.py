@@ -24,8 +24,12 @@ CALL = "import numpy as np, loops; print(loops.summed(np.arange(10.0), 2.0))"
 
 def call(folder: Path, program: str = CALL) -> str:
     """Run a program in a new process, in which only what it needs is loaded."""
-    path = f"{folder}{os.pathsep}{Path(__file__).parents[1]}"
-    env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(folder / "home")}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parents[1]}",
+        "PYTHONDONTWRITEBYTECODE": "1",  # Python itself takes a text as long and as old for the same
+        "XDG_CACHE_HOME": str(folder / "home"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=env, capture_output=True, text=True
     )
