@@ -27,7 +27,8 @@ def call(folder: Path, program: str = CALL) -> str:
     env = {
         **os.environ,
         "PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parents[1]}",
-        "PYTHONDONTWRITEBYTECODE": "1",  # Python itself takes a text as long and as old for the same
+        # Python itself takes a text that is as long and as old for the same.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "XDG_CACHE_HOME": str(folder / "home"),
     }
     done = subprocess.run(
