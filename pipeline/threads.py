@@ -1,4 +1,4 @@
-"""Work on one image after another in several threads, with results that do not depend on them."""
+"""Work on one image or part of it after another in several threads, which no result depends on."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator

@@ -45,7 +45,7 @@ from pipeline.cli.options import (
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Images at a time [default: one per core, on a GPU 1].",
+    help="Images at a time [default: one per core, 16 at most; 1 if there are fewer, or on a GPU].",
 )
 @device_option
 @trust_option

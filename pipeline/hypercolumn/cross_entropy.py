@@ -16,7 +16,7 @@ Values = NDArray[np.float32]
 
 
 def cross_entropy(
-    logits: Tensor, true: Tensor, weights: Tensor, smoothing: Tensor, share: Tensor
+    logits: Tensor, true: Tensor, weights: Tensor, smoothing: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute the summed loss and its gradient, on the calling thread where that is a CPU's.
 
@@ -28,8 +28,6 @@ def cross_entropy(
     weights : Tensor of float32, shape (n,)
         w.
     smoothing : Tensor of float32, shape (n_classes,)
-    share : Tensor of float32, shape ()
-        What smoothing leaves for the true class.
 
     Returns
     -------
@@ -48,10 +46,10 @@ def cross_entropy(
             true.numpy(),
             weights.numpy(),
             smoothing.numpy(),
-            share.item(),
             gradient.numpy(),
         )
         return torch.tensor(loss, dtype=torch.float32), gradient
+    share = 1 - smoothing.sum()
     log_p = logits.log_softmax(dim=0)
     of_target = (smoothing @ log_p).addcmul_(share, log_p.gather(0, true[None])[0])
     gradient = log_p.exp_().sub_(smoothing[:, None])
@@ -65,7 +63,6 @@ def _cross_entropy(
     true: NDArray[np.int64],
     weights: Values,
     smoothing: Values,
-    share: float,
     gradient: Values,
 ) -> float:
     classes, count = logits.shape
@@ -74,6 +71,7 @@ def _cross_entropy(
     for y in true:
         if not 0 <= y < classes:
             raise IndexError("a label that is none of the classes")
+    share = 1 - smoothing.sum()
     highest = logits[0].copy()
     for c in range(1, classes):
         for i in range(count):

@@ -85,15 +85,15 @@ class Target:
         gradient : Tensor of the shape of the logits
         """
         true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
-        share = 1 - self.smoothing.sum()
         if grid > 1:
             size = (self.label.shape[0], self.label.shape[1])
             cells = block_weights(size, grid, start, stop, logits.device)
+            share = 1 - self.smoothing.sum()
             target = self.smoothing[:, None].repeat(1, len(true))
             target.scatter_add_(0, true[None], share.expand(1, len(true)))
             log_p, gradient = cross_entropy_gradient(logits, cells, target)
             return -target.mul_(log_p).sum(dim=0).dot(weights), gradient.mul_(weights)
-        return cross_entropy(logits, true, weights, self.smoothing, share)
+        return cross_entropy(logits, true, weights, self.smoothing)
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, Tensor]:

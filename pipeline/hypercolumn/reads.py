@@ -8,7 +8,6 @@ with half the reads: for a row of the image first the rows of all maps, then the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,6 +34,8 @@ class Reads:
     spans : tuple of slice
         For each map the cells that the strip reads, which lie one after the other in it, row by
         row. They are what the table is made of.
+    rows : tuple of slice
+        The rows of the table that belong to each map.
     first : Tensor of int64, shape (maps + 1,)
         Where the columns of each map begin in a row of all maps, and how many columns it has.
     down : Tensor of int64, shape (strip rows, maps, 2)
@@ -49,6 +50,7 @@ class Reads:
     height: int
     width: int
     spans: tuple[slice, ...]
+    rows: tuple[slice, ...]
     first: Tensor
     down: Tensor
     down_weights: Tensor
@@ -79,7 +81,8 @@ class Reads:
         height : int
             How many of them are in one block, at most.
         """
-        spans, down, down_weights, across, across_weights = [], [], [], [], []
+        spans, rows = [], []
+        down, down_weights, across, across_weights = [], [], [], []
         row = column = 0
         for h, w in cells:
             top, bottom, below = (
@@ -88,29 +91,24 @@ class Reads:
             left, right, beyond = axis_reads(w, size[1], geometry)
             begin, end = int(top[0]), int(bottom[-1]) + 1
             spans.append(slice(begin * w, end * w))
+            rows.append(slice(row, row + (end - begin) * w))
             down.append(row + (torch.stack([top, bottom], dim=1) - begin) * w)
             down_weights.append(torch.stack([1 - below, below], dim=1))
             across.append(column + torch.stack([left, right], dim=1))
             across_weights.append(torch.stack([1 - beyond, beyond], dim=1))
-            row, column = row + (end - begin) * w, column + w
+            row, column = rows[-1].stop, column + w
         return cls(
             strip,
             min(height, strip[1] - strip[0]),
             size[1],
             tuple(spans),
+            tuple(rows),
             torch.tensor([0, *(w for _, w in cells)]).cumsum(0),
             torch.stack(down, dim=1),
             torch.stack(down_weights, dim=1).float(),
             torch.stack(across, dim=1),
             torch.stack(across_weights, dim=1).float(),
         )
-
-    @property
-    def rows(self) -> list[slice]:
-        """The rows of the table that belong to each map."""
-        counts = torch.tensor([0, *(span.stop - span.start for span in self.spans)])
-        bounds = counts.cumsum(0).tolist()
-        return [slice(a, b) for a, b in pairwise(bounds)]
 
     def blocks(self) -> Iterator[Rows]:
         """Divide the strip: the first row of every block, and the row behind its last."""

@@ -102,7 +102,7 @@ class CompiledResampler:
     def add_adjoint(self, table: Tensor, pixels: Tensor, start: int, stop: int) -> None:
         """See :class:`Resampler`."""
         rows = start - self.reads.strip[0], stop - self.reads.strip[0]
-        _gather(*self._indices, *self._weights, table.numpy(), pixels.numpy(), *rows)
+        _add_adjoint(*self._indices, *self._weights, table.numpy(), pixels.numpy(), *rows)
 
 
 Indices = NDArray[np.int64]
@@ -146,7 +146,7 @@ def _resample(
 
 
 @Compiled
-def _gather(
+def _add_adjoint(
     first: Indices,
     down: Indices,
     across: Indices,

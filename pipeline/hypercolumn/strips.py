@@ -45,12 +45,13 @@ def over_strips(
     bounds = [size[0] * i // count for i in range(count + 1)]
     strips = pairwise(bounds)
     threads = min(torch.get_num_threads(), count)
-    if threads == 1:
-        yield from map(alike, strips)
-        return
     # Who adds up the results computes on one thread too, beside those that still compute.
-    with on_one_thread(), closing(in_order(alike, strips, threads=threads, alone=True)) as results:
-        yield from results
+    with on_one_thread():
+        if threads == 1:
+            yield from map(alike, strips)
+            return
+        with closing(in_order(alike, strips, threads=threads, alone=True)) as results:
+            yield from results
 
 
 def _alike(work: Callable[[Rows], R], device: torch.device) -> Callable[[Rows], R]:

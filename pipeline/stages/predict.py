@@ -60,6 +60,8 @@ class Segmenter:
     backbone : Backbone
     preprocessing : Preprocessing
     refinement : Refinement or None
+    device : torch.device
+        Where it computes.
 
     Raises
     ------

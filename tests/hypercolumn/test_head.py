@@ -125,9 +125,10 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
         torch.testing.assert_close(parameter.grad / scale, gradient / scale, rtol=0, atol=2e-5)
 
 
-def test_no_bit_depends_on_the_number_of_threads(way, monkeypatch):
+@pytest.mark.parametrize("pixels", [1 << 10, 1 << 20])  # of many strips, and of one
+def test_no_bit_depends_on_the_number_of_threads(way, pixels, monkeypatch):
     """That of training; without it, narrow heads are not divided."""
-    monkeypatch.setattr(strips, "_PIXELS", 1 << 10)
+    monkeypatch.setattr(strips, "_PIXELS", pixels)
     maps = [torch.randn(s) for s in [(8, 64, 96), (64, 32, 48), (128, 16, 24), (96, 8, 12)]]
     head = random_head([8, 64, 128, 96], (96, 5), "half_pixel")
     target = Target(torch.randint(0, 5, (64, 96)), 255, torch.ones(5), torch.zeros(5), 64 * 96)

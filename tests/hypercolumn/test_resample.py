@@ -94,7 +94,7 @@ def test_a_strip_reads_no_more_than_it_needs():
     reads = Reads.of([(8, 5), (2, 3)], (64, 40), "half_pixel", (16, 24), 4)
     # Rows 16 to 23 lie from 1.5 to 2.5 cells of 8 down, and from 0.01 to 0.2 of 2.
     assert reads.spans == (slice(1 * 5, 4 * 5), slice(0, 2 * 3))
-    assert reads.rows == [slice(0, 15), slice(15, 21)]
+    assert reads.rows == (slice(0, 15), slice(15, 21))
 
 
 def test_what_the_compiled_loops_are_not_for_is_gathered():
