@@ -19,18 +19,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial, update_wrapper
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numba
 import xxhash
 from numba.core.caching import FunctionCache
+from numba.core.extending import _Intrinsic
 from numba.core.serialize import dumps
 from numba.extending import typeof_impl
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_compile: Any = partial(numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy")
+_compile: Any = partial(
+    numba.njit, nogil=True, fastmath={"contract"}, error_model="numpy", no_cfunc_wrapper=True
+)
 
 
 class Compiled(Generic[P, R]):
@@ -40,8 +44,8 @@ class Compiled(Generic[P, R]):
     ----------
     function
         Loops over numpy arrays and numbers, in the part of Python that Numba knows. Indices are not
-        checked. It may call compiled functions of its own module; of another one's text no digest
-        is taken.
+        checked. It may call compiled functions and intrinsics, of other modules too: those are part
+        of what it is compiled from.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -69,11 +73,26 @@ class _KeptCode(FunctionCache):
 
     def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)  # finds a folder that can be written
-        source = Path(sys.modules[function.__module__].__file__ or "")
-        digest = xxhash.xxh3_128_hexdigest(source.read_bytes())
-        self._cache_file = _Files(
-            Path(self.cache_path), f"{source.stem}.{function.__name__}", digest
-        )
+        module = sys.modules[function.__module__]
+        texts = b"".join(path.read_bytes() for path in sorted(_sources(module)))
+        name = f"{Path(module.__file__ or '').stem}.{function.__name__}"
+        digest = xxhash.xxh3_128_hexdigest(texts)
+        self._cache_file = _Files(Path(self.cache_path), name, digest)
+
+
+def _sources(module: ModuleType) -> set[Path]:
+    """Give the texts of a module and of all whose compiled functions are known in it."""
+    found, waiting = set(), [module]
+    while waiting:
+        module = waiting.pop()
+        path = Path(module.__file__ or "")
+        if path not in found:
+            found.add(path)
+            values = list(vars(module).values())
+            known = [value._compiled.py_func for value in values if isinstance(value, Compiled)]
+            known += [value._defn for value in values if isinstance(value, _Intrinsic)]
+            waiting += [sys.modules[function.__module__] for function in known]
+    return found
 
 
 class _Files:

@@ -111,6 +111,38 @@ def test_code_of_another_text_is_never_taken(folder: Path) -> None:
     assert len(kept(folder)) == 1  # the other one is gone
 
 
+def test_code_that_calls_another_text_is_never_taken(folder: Path) -> None:
+    """What is called is part of what was compiled, in whatever module it is."""
+    (folder / "loops.py").write_text(
+        MODULE.replace("factor *", "weighed(factor) *").replace(
+            "from pipeline", "from weighing import weighed\nfrom pipeline"
+        )
+    )
+    (folder / "weighing.py").write_text("""
+from pipeline.compiled import Compiled
+from scaling import scaled
+
+@Compiled
+def weighed(factor):
+    return scaled(factor)
+""")
+    scaling = """
+from numba.core import types
+from numba.extending import intrinsic
+
+@intrinsic
+def scaled(_context, factor):
+    return types.float64(types.float64), lambda _c, builder, _s, arguments: builder.fmul(
+        arguments[0], arguments[0].type(3)
+    )
+"""
+    (folder / "scaling.py").write_text(scaling)
+    assert call(folder) == "270.0"
+    assert call(folder) == "270.0"
+    (folder / "scaling.py").write_text(scaling.replace("(3)", "(5)"))
+    assert call(folder) == "450.0"
+
+
 def test_where_the_module_cannot_be_written_it_is_kept_elsewhere(folder: Path) -> None:
     (folder / "__pycache__").write_text("no folder")
     for program, expected in ((MODULE, "90.0"), (MODULE.replace("factor *", "factor +"), "65.0")):

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pipeline.hypercolumn.grid import MAX_GRID
     from pipeline.hypercolumn.head import DenseHead
     from pipeline.hypercolumn.labels import labels_of
-    from pipeline.hypercolumn.loss import Target, head_loss
+    from pipeline.hypercolumn.loss import head_loss
     from pipeline.hypercolumn.sampling import read_columns
+    from pipeline.hypercolumn.target import Target
 
 _MODULES = {
     "columns": ("hypercolumn_map", "hypercolumns_at"),
@@ -26,8 +27,9 @@ _MODULES = {
     "grid": ("MAX_GRID",),
     "head": ("DenseHead",),
     "labels": ("labels_of",),
-    "loss": ("Target", "head_loss"),
+    "loss": ("head_loss",),
     "sampling": ("read_columns",),
+    "target": ("Target",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

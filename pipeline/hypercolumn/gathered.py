@@ -5,28 +5,33 @@ with a sparse matrix. The transposed product gathers as well: what adds to rows 
 once, as a GPU does, adds in an order that depends on chance.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from pipeline.hypercolumn.reads import Reads
+from pipeline.hypercolumn.reads import Reads, Rows
 
 
 class GatheringResampler:
-    """A :class:`pipeline.hypercolumn.resample.Resampler`; see there.
+    """Resamples the cells of a strip of an image, a block of its rows at a time.
 
     Parameters
     ----------
     reads : Reads
+    height : int
+        How many rows are in one block, at most.
     device : torch.device
         Where its tables live.
     """
 
-    def __init__(self, reads: Reads, device: torch.device) -> None:
+    def __init__(self, reads: Reads, height: int, device: torch.device) -> None:
         self.reads, self._device = reads, device
+        self._height = height = min(height, reads.strip[1] - reads.strip[0])
         bounds = reads.first.tolist()
         self._columns = bounds[-1]
         down, weights = [], []
@@ -36,17 +41,33 @@ class GatheringResampler:
             weights.append(reads.down_weights[:, m, None].expand(-1, last - first, -1))
         # A row of all maps: (strip rows, columns, 2); the pixels of a block: (height * W, 2 maps).
         self._down = torch.cat(down, dim=1), torch.cat(weights, dim=1)
-        row = torch.arange(reads.height)[:, None, None] * self._columns
+        row = torch.arange(height)[:, None, None] * self._columns
         self._across = (
             (row + reads.across.flatten(1)).flatten(0, 1),
-            reads.across_weights.flatten(1).repeat(reads.height, 1),
+            reads.across_weights.flatten(1).repeat(height, 1),
         )
         pairs = self._down, self._across
         self._forward = [(at.int().to(device), of.to(device)) for at, of in pairs]
         self._adjoint: tuple[_Bags, list[_Bags]] | None = None
 
+    def blocks(self) -> Iterator[Rows]:
+        """Divide the strip: the first row of every block, and the row behind its last."""
+        return self.reads.blocks(self._height)
+
     def pixels(self, table: Tensor, start: int, stop: int) -> Tensor:
-        """See :class:`~pipeline.hypercolumn.resample.Resampler`."""
+        """Compute the pixels of a block, in row-major order.
+
+        Parameters
+        ----------
+        table : Tensor of shape (cells, K)
+            The cells of all maps that the strip reads.
+        start, stop : int
+            A block.
+
+        Returns
+        -------
+        Tensor of shape ((stop - start) * W, K)
+        """
         (down, down_weights), (across, across_weights) = self._forward
         rows = slice(start - self.reads.strip[0], stop - self.reads.strip[0])
         count = (stop - start) * self.reads.width
@@ -54,26 +75,30 @@ class GatheringResampler:
         return _weighted(across[:count], across_weights[:count], between)
 
     def add_adjoint(self, table: Tensor, pixels: Tensor, start: int, stop: int) -> None:
-        """See :class:`~pipeline.hypercolumn.resample.Resampler`."""
+        """Add the product of the transposed matrix with the pixels of a block to the table."""
         if self._adjoint is None:
             self._adjoint = self._transposed()
         across, down = self._adjoint
-        of_block = down[(start - self.reads.strip[0]) // self.reads.height]
+        of_block = down[(start - self.reads.strip[0]) // self._height]
         between = across.head((stop - start) * self._columns).of(pixels)
         table.index_add_(0, of_block.targets, of_block.of(between).to(table.dtype))
 
     def _transposed(self) -> "tuple[_Bags, list[_Bags]]":
-        height, first_row = self.reads.height, self.reads.strip[0]
+        height, first_row = self._height, self.reads.strip[0]
         reads, weights = self._across
         pixel = torch.arange(len(reads))[:, None].expand_as(reads)
         across = _transpose(reads, pixel, weights, torch.arange(height * self._columns))
         down = []
-        for start, stop in self.reads.blocks():
+        for start, stop in self.blocks():
             reads, weights = (part[start - first_row : stop - first_row] for part in self._down)
             place = torch.arange((stop - start) * self._columns).reshape(*reads.shape[:2], 1)
             bags = _transpose(reads, place.expand_as(reads), weights, torch.unique(reads))
             down.append(bags.to(self._device))
         return across.to(self._device), down
+
+
+# One of them is wanted again for every image of the same size.
+gathering = lru_cache(maxsize=32)(GatheringResampler)
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import HeadError
+from pipeline.hypercolumn import compiled_strip, torch_strip
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.grid import block_weights, log_probability
 from pipeline.hypercolumn.projection import Projection
 from pipeline.hypercolumn.reads import Rows
-from pipeline.hypercolumn.resample import NARROW
 from pipeline.hypercolumn.strips import over_strips
 
-ACTIVATIONS = {
-    "relu": torch.relu_,
-    "tanh": torch.tanh_,
-    "logistic": torch.sigmoid_,
-    "identity": torch.positive,
-}
-"""What may lie between the layers; all work in place."""
+ACTIVATIONS = ("relu", "tanh", "logistic", "identity")
+"""What may lie between the layers."""
 
 
 class DenseHead(nn.Module):
@@ -109,27 +104,20 @@ class DenseHead(nn.Module):
         -------
         Tensor of shape (n_classes, H, W)
         """
-        scores = maps[0].new_empty(self.n_classes, *size)
+        layers = [self.weights[0], self.biases[0], *self.later]
+        strip_scores = (compiled_strip if compiled_strip.is_for(layers[0]) else torch_strip).scores
+        found = maps[0].new_empty(self.n_classes, *size)
 
         def of_strip(strip: Rows) -> None:
-            first = Projection(maps, size, self.geometry, strip, len(self.weights[0]))
-            for start, stop, pixels in first.blocks(self.weights[0], self.biases[0]):
-                values = self._classify(pixels)
+            projection = Projection(maps, size, self.geometry, strip)
+            for start, stop, values in strip_scores(projection, layers, self.activation):
                 if self.grid > 1:
                     weights = block_weights(size, self.grid, start, stop, values.device)
                     values = log_probability(values, weights)
-                scores[:, start:stop] = values.reshape(-1, stop - start, size[1])
+                found[:, start:stop] = values.reshape(-1, stop - start, size[1])
 
-        narrow = len(self.weights[0]) < NARROW
-        deque(over_strips(of_strip, size, scores.device, whole=narrow), maxlen=0)
-        return scores
-
-    def _classify(self, pixels: Tensor) -> Tensor:
-        """Turn the first layer's outputs (n, K_1), overwritten, into the last one's (., n)."""
-        values = pixels.T
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            values = torch.addmm(bias[:, None], weight, ACTIVATIONS[self.activation](values))
-        return values
+        deque(over_strips(of_strip, size, found.device), maxlen=0)
+        return found
 
     @property
     def later(self) -> list[Tensor]:

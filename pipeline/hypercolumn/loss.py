@@ -1,106 +1,25 @@
 """The loss of a dense head over every pixel of an image, with its gradient.
 
-Forward and backward pass go through the image together, a block of rows at a time: what a block
-needs lies in a CPU's caches, and no map of hidden values or of their gradients is ever held whole.
+Forward and backward pass go through the image together, so that no map of hidden values or of their
+gradients is ever held whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.hypercolumn.cross_entropy import cross_entropy
+from pipeline.hypercolumn import compiled_strip, torch_strip
 from pipeline.hypercolumn.geometry import Geometry
-from pipeline.hypercolumn.grid import block_weights, cross_entropy_gradient
-from pipeline.hypercolumn.head import ACTIVATIONS, DenseHead
+from pipeline.hypercolumn.head import DenseHead
 from pipeline.hypercolumn.projection import Projection
 from pipeline.hypercolumn.reads import Rows
 from pipeline.hypercolumn.strips import over_strips
-
-_BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda gradient, output: torch.ops.aten.threshold_backward.grad_input(
-        gradient, output, 0, grad_input=gradient
-    ),
-    "tanh": lambda gradient, output: torch.ops.aten.tanh_backward.grad_input(
-        gradient, output, grad_input=gradient
-    ),
-    "logistic": lambda gradient, output: torch.ops.aten.sigmoid_backward.grad_input(
-        gradient, output, grad_input=gradient
-    ),
-    "identity": lambda gradient, _: gradient,
-}
-"""From the gradient of an activation's output, and that output, to the gradient of its input, in
-place."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a head is to give for an image, and how much each pixel counts.
-
-    Attributes
-    ----------
-    label : Tensor of int64, shape (H, W)
-        Class of every pixel, ``void`` where there is none.
-    void : int
-        Pixels with this label do not count.
-    class_weights : Tensor of shape (n_classes,)
-        Weight of a pixel by its class.
-    smoothing : Tensor of shape (n_classes,)
-        Label smoothing: the share of the target that goes to each class rather than to the true
-        one (Szegedy et al., CVPR 2016, section 7).
-    normalizer : float
-        What the summed loss is divided by.
-    """
-
-    label: Tensor
-    void: int
-    class_weights: Tensor
-    smoothing: Tensor
-    normalizer: float
-
-    def loss(self, logits: Tensor, start: int, stop: int, grid: int = 1) -> tuple[Tensor, Tensor]:
-        """Compute the cross-entropy of some rows of the image, and its gradient.
-
-        The target of a pixel of class y is ``(1 - sum(smoothing)) * onehot(y) + smoothing``, and
-        its loss counts ``class_weights[y]`` times.
-
-        Parameters
-        ----------
-        logits : Tensor of float32, shape (n_classes, (stop - start) * W)
-            On a grid those of all its classifiers, one after the other.
-        start, stop : int
-            Rows of the image.
-        grid : int
-            K of the grid.
-
-        Returns
-        -------
-        loss : Tensor of shape ()
-            Summed over pixels and divided by the normaliser.
-        gradient : Tensor of the shape of the logits
-        """
-        true, weights = (pixels[start:stop].flatten() for pixels in self._pixels)
-        if grid > 1:
-            size = (self.label.shape[0], self.label.shape[1])
-            cells = block_weights(size, grid, start, stop, logits.device)
-            share = 1 - self.smoothing.sum()
-            target = self.smoothing[:, None].repeat(1, len(true))
-            target.scatter_add_(0, true[None], share.expand(1, len(true)))
-            log_p, gradient = cross_entropy_gradient(logits, cells, target)
-            return -target.mul_(log_p).sum(dim=0).dot(weights), gradient.mul_(weights)
-        return cross_entropy(logits, true, weights, self.smoothing)
-
-    @cached_property
-    def _pixels(self) -> tuple[Tensor, Tensor]:
-        """Give the class of every pixel, of void ones any, and how much its loss counts."""
-        counts = self.label != self.void
-        true = torch.where(counts, self.label, 0)
-        return true, self.class_weights[true] * counts / self.normalizer
+from pipeline.hypercolumn.target import Target
 
 
 def head_loss(
@@ -170,16 +89,10 @@ class _ImageLoss(torch.autograd.Function):
         own = [tensor.to(dtype) for tensor in (weight, bias, *later)]
 
         def of_strip(strip: Rows) -> list[Tensor]:
-            first = Projection(values, size, geometry, strip, len(weight))
-            layers = _Layers(own[2:], activation)
-            of_first = first.gradient()
-            total = torch.zeros((), device=weight.device)
-            for start, stop, pixels in first.blocks(own[0], own[1]):
-                logits = layers.forward(pixels.T).float()
-                loss, gradient = target.loss(logits, start, stop, grid)
-                of_first.add(layers.backward(gradient.to(dtype)).T, start, stop)
-                total += loss
-            return [total, *of_first.sums(weight.shape[1]), *layers.gradients]
+            projection = Projection(values, size, geometry, strip)
+            if grid == 1 and compiled_strip.is_for(own[0]):
+                return compiled_strip.loss(projection, own, activation, target)
+            return torch_strip.loss(projection, own, activation, target, grid)
 
         with closing(over_strips(of_strip, size, weight.device)) as strips:
             total, *gradients = reduce(_add, strips)
@@ -195,30 +108,3 @@ class _ImageLoss(torch.autograd.Function):
 
 def _add(sums: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     return [one.add_(other) for one, other in zip(sums, others, strict=True)]
-
-
-class _Layers:
-    """The layers behind the first, on one block of pixels after another, and their gradients."""
-
-    def __init__(self, later: Sequence[Tensor], activation: str) -> None:
-        self._layers = later
-        self._activate, self._derive = ACTIVATIONS[activation], _BACKWARD[activation]
-        self.gradients = [torch.zeros_like(tensor) for tensor in later]
-        self._inputs: list[Tensor] = []
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Turn the first layer's outputs (K_1, n), overwritten, into the last one's."""
-        self._inputs = []
-        for weight, bias in zip(self._layers[::2], self._layers[1::2], strict=True):
-            self._inputs.append(self._activate(pixels))
-            pixels = torch.addmm(bias[:, None], weight, self._inputs[-1])
-        return pixels
-
-    def backward(self, gradient: Tensor) -> Tensor:
-        """Turn the gradient of the logits into that of the first layer's outputs."""
-        for layer in reversed(range(len(self._inputs))):
-            inputs = self._inputs[layer]
-            self.gradients[2 * layer].addmm_(gradient, inputs.T)
-            self.gradients[2 * layer + 1].addmv_(gradient, gradient.new_ones(gradient.shape[1]))
-            gradient = self._derive((gradient.T @ self._layers[2 * layer]).T, inputs)
-        return gradient

@@ -8,6 +8,7 @@ with half the reads: for a row of the image first the rows of all maps, then the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ Rows = tuple[int, int]
 """The first of some rows, and the row behind the last."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reads:
     """The reads of a strip of an image: of some of its rows, over the whole width.
 
@@ -27,8 +28,6 @@ class Reads:
     ----------
     strip : (start, stop)
         Rows of the image.
-    height : int
-        How many of them are in one block.
     width : int
         W, the pixels of a row.
     spans : tuple of slice
@@ -47,7 +46,6 @@ class Reads:
     """
 
     strip: Rows
-    height: int
     width: int
     spans: tuple[slice, ...]
     rows: tuple[slice, ...]
@@ -58,14 +56,7 @@ class Reads:
     across_weights: Tensor
 
     @classmethod
-    def of(
-        cls,
-        cells: Sequence[Size],
-        size: Size,
-        geometry: Geometry,
-        strip: Rows,
-        height: int,
-    ) -> "Reads":
+    def of(cls, cells: Sequence[Size], size: Size, geometry: Geometry, strip: Rows) -> "Reads":
         """Find them.
 
         Parameters
@@ -78,8 +69,6 @@ class Reads:
             How maps lie on the image.
         strip : (start, stop)
             Rows of the image.
-        height : int
-            How many of them are in one block, at most.
         """
         spans, rows = [], []
         down, down_weights, across, across_weights = [], [], [], []
@@ -99,7 +88,6 @@ class Reads:
             row, column = rows[-1].stop, column + w
         return cls(
             strip,
-            min(height, strip[1] - strip[0]),
             size[1],
             tuple(spans),
             tuple(rows),
@@ -110,7 +98,20 @@ class Reads:
             torch.stack(across_weights, dim=1).float(),
         )
 
-    def blocks(self) -> Iterator[Rows]:
-        """Divide the strip: the first row of every block, and the row behind its last."""
+    @property
+    def columns(self) -> int:
+        """Columns of all maps."""
+        return int(self.first[-1])
+
+    def pixels(self, start: int, stop: int) -> slice:
+        """Give the pixels of some rows of the image, among those of the strip."""
+        return slice((start - self.strip[0]) * self.width, (stop - self.strip[0]) * self.width)
+
+    def blocks(self, height: int) -> Iterator[Rows]:
+        """Divide the strip into blocks of rows, the last of which may be lower than the others."""
         start, stop = self.strip
-        return ((at, min(at + self.height, stop)) for at in range(start, stop, self.height))
+        return ((at, min(at + height, stop)) for at in range(start, stop, height))
+
+
+# The images of a data set are of few sizes, if they are resized.
+reads_of = lru_cache(maxsize=32)(Reads.of)

@@ -7,7 +7,14 @@ import torch
 from torch.nn.functional import interpolate, one_hot
 
 from pipeline.errors import HeadError
-from pipeline.hypercolumn import DenseHead, Target, head_loss, hypercolumn_map, projection
+from pipeline.hypercolumn import (
+    DenseHead,
+    Target,
+    compiled_strip,
+    head_loss,
+    hypercolumn_map,
+    torch_strip,
+)
 from pipeline.hypercolumn.grid import (
     block_weights,
     cross_entropy_gradient,
@@ -93,8 +100,12 @@ def test_every_image_has_its_own_size():
 @pytest.mark.parametrize("geometry", ["half_pixel", "align_corners"])
 @pytest.mark.parametrize("widths", [(), (6,)], ids=["linear", "perceptron"])
 @pytest.mark.parametrize("grid", [2, 5])
-def test_probabilities_are_those_of_the_direct_formula(grid, widths, geometry, monkeypatch):
-    monkeypatch.setitem(projection._BLOCK_ELEMENTS, "cpu", 4000)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_probabilities_are_those_of_the_direct_formula(
+    grid, widths, geometry, compiled, monkeypatch
+):
+    monkeypatch.setattr(compiled_strip, "is_for", lambda weight: compiled)
+    monkeypatch.setitem(torch_strip._BLOCK_ELEMENTS, "cpu", 4000)
     maps = [torch.randn(s) for s in SHAPES]
     head = random_head(widths, grid, geometry)
     assert head.n_classes == CLASSES
@@ -108,7 +119,7 @@ def test_probabilities_are_those_of_the_direct_formula(grid, widths, geometry, m
 @pytest.mark.parametrize("widths", [(), (6,)], ids=["linear", "perceptron"])
 @pytest.mark.parametrize("grid", [2, 3])
 def test_gradients_are_those_of_the_direct_formula(grid, widths, monkeypatch):
-    monkeypatch.setitem(projection._BLOCK_ELEMENTS, "cpu", 4000)
+    monkeypatch.setitem(torch_strip._BLOCK_ELEMENTS, "cpu", 4000)
     maps = [torch.randn(s) for s in SHAPES]
     head = random_head(widths, grid)
     label = torch.randint(0, CLASSES, SIZE)

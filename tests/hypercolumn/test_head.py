@@ -11,14 +11,13 @@ from pipeline.hypercolumn import (
     DenseHead,
     Features,
     Target,
+    compiled_strip,
     head_loss,
     hypercolumn_map,
     hypercolumns_at,
-    resample,
     strips,
+    torch_strip,
 )
-from pipeline.hypercolumn import head as head_module
-from pipeline.hypercolumn.projection import _BLOCK_ELEMENTS
 
 SIZES = [
     ((33, 47), [(4, 17, 23), (6, 9, 12), (5, 9, 12), (3, 1, 1)]),
@@ -63,14 +62,12 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["compiled", "gathered"])
+@pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch):
-    """Have heads of any width resampled by the compiled loops, or none."""
-    for module in (resample, head_module):
-        monkeypatch.setattr(module, "NARROW", 1 if request.param == "compiled" else 1 << 20)
-    resample.resampler.cache_clear()
-    yield request.param
-    resample.resampler.cache_clear()
+    """Compute strips in one way or the other."""
+    if request.param == "torch":
+        monkeypatch.setattr(compiled_strip, "is_for", lambda weight: False)
+    return request.param
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -100,7 +97,9 @@ def test_classify_then_upsample_equals_the_full_map(size, shapes, geometry, widt
 @pytest.mark.parametrize(("size", "shapes"), SIZES)
 @pytest.mark.parametrize("factor", [1, 3])  # as the loss may be a part of something larger
 def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatch):
-    monkeypatch.setitem(_BLOCK_ELEMENTS, "cpu", 100 if factor == 1 else 1000)  # many blocks, few
+    monkeypatch.setitem(
+        torch_strip._BLOCK_ELEMENTS, "cpu", 100 if factor == 1 else 1000
+    )  # many blocks, few
     monkeypatch.setattr(strips, "_PIXELS", 300 if factor == 1 else 1 << 20)  # many strips, one
     maps = [torch.randn(s) for s in shapes]
     head = random_head([s[0] for s in shapes], (9, 4), geometry)
@@ -126,8 +125,8 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
 
 
 @pytest.mark.parametrize("pixels", [1 << 10, 1 << 20])  # of many strips, and of one
-def test_no_bit_depends_on_the_number_of_threads(way, pixels, monkeypatch):
-    """That of training; without it, narrow heads are not divided."""
+@pytest.mark.usefixtures("way")
+def test_no_bit_depends_on_the_number_of_threads(pixels, monkeypatch):
     monkeypatch.setattr(strips, "_PIXELS", pixels)
     maps = [torch.randn(s) for s in [(8, 64, 96), (64, 32, 48), (128, 16, 24), (96, 8, 12)]]
     head = random_head([8, 64, 128, 96], (96, 5), "half_pixel")
@@ -138,9 +137,7 @@ def test_no_bit_depends_on_the_number_of_threads(way, pixels, monkeypatch):
         torch.set_num_threads(threads)
         loss = head_loss(head, maps, target)
         gradients = torch.autograd.grad(loss, list(head.parameters()))
-        found[threads] = [loss, *gradients]
-        if way == "compiled":
-            found[threads].append(head(maps, (64, 96)))
+        found[threads] = [loss, *gradients, head(maps, (64, 96))]
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
     for tensors in (found[2], found[5]):
@@ -172,7 +169,7 @@ def test_a_label_that_is_none_of_the_classes(label):
     labels = torch.full((8, 9), 2)
     labels[5, 5] = label
     target = Target(labels, 255, torch.ones(256), torch.zeros(4), 72)
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, RuntimeError)):
         head_loss(head, [torch.randn(3, 4, 5)], target)
 
 

@@ -1,0 +1,121 @@
+"""A strip of an image through the head, by compiled loops: on the CPU, in float32.
+
+They take every row of the image a segment at a time, through all layers and back. What a segment
+needs lies in the innermost caches, and the interpreter, for which threads would wait for one
+another, is not asked before the strip is done.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.hypercolumn import strip_loops
+from pipeline.hypercolumn.projection import Projection
+from pipeline.hypercolumn.resample import ReadArrays
+from pipeline.hypercolumn.strip_loops import First, Later, Loops, Values
+from pipeline.hypercolumn.target import Target
+from pipeline.products import padded
+
+# Room is made by torch: what it gives begins with a line of the processor's caches, which NumPy's
+# does not, and a quarter of the time of resampling depends on that.
+_ACTIVATIONS = {
+    "relu": strip_loops.RELU,
+    "tanh": strip_loops.TANH,
+    "logistic": strip_loops.LOGISTIC,
+    "identity": strip_loops.IDENTITY,
+}
+
+
+def is_for(weight: Tensor) -> bool:
+    """Whether a layer with such a weight is computed here."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+def scores(
+    projection: Projection, layers: Sequence[Tensor], activation: str
+) -> Iterator[tuple[int, int, Tensor]]:
+    """See :func:`pipeline.hypercolumn.torch_strip.scores`; this gives the strip in one piece."""
+    start, stop = projection.reads.strip
+    found = torch.empty(len(layers[-1]), (stop - start) * projection.reads.width)
+    strip_loops.scores(_loops(projection, layers, activation), found.numpy())
+    yield start, stop, found
+
+
+def loss(
+    projection: Projection, layers: Sequence[Tensor], activation: str, target: Target
+) -> list[Tensor]:
+    """See :func:`pipeline.hypercolumn.torch_strip.loss`; this knows of no grid.
+
+    Raises
+    ------
+    IndexError, ValueError
+        If a label is none of the classes, or there are not as many of smoothing.
+    """
+    loops = _loops(projection, layers, activation)
+    true, weights = (of_pixel.numpy() for of_pixel in target.pixels(*projection.reads.strip))
+    total = strip_loops.loss(loops, len(layers[-1]), true, weights, target.smoothing.numpy())
+    first, width = loops.first, len(layers[0])
+    of_table = torch.from_numpy(first.of_table[:, :width])
+    of_own = torch.from_numpy(first.of_weight[:, :width])
+    channels = [len(own.values) for own in projection.own]
+    gradients = [*projection.gradient(of_table, torch.split(of_own, channels))]
+    for weight, later in zip(layers[2::2], loops.later, strict=False):
+        gradients.append(torch.from_numpy(later.of_weight[:, : weight.shape[1]]))
+        gradients.append(torch.from_numpy(later.of_bias[: len(weight)]))
+    return [torch.tensor(total, dtype=torch.float32), *gradients]
+
+
+def _loops(projection: Projection, layers: Sequence[Tensor], activation: str) -> Loops:
+    pairs = list(zip(layers[2::2], layers[3::2], strict=True))
+    none = layers[0].new_empty(0, 0), layers[0].new_empty(0)
+    reads = projection.reads
+    of = reads.first, reads.down, reads.across, reads.down_weights, reads.across_weights
+    return Loops(
+        ReadArrays(*(tensor.numpy() for tensor in of)),
+        _first(projection, layers[0], layers[1]),
+        tuple(_later(weight, bias) for weight, bias in pairs or [none]),
+        len(pairs),
+        _ACTIVATIONS[activation],
+        _segment_of(len(layers[-1])),
+    )
+
+
+def _first(projection: Projection, weight: Tensor, bias: Tensor) -> First:
+    width, reads = padded(len(weight)), projection.reads
+    table = projection.table(weight, bias, width).numpy()
+    own = [m.values for m in projection.own] or [weight.new_empty(0, 0)]
+    of_own = [weight[:, m.columns].T for m in projection.own] or [weight.new_empty(0, len(weight))]
+    own_weight = _with_padding(torch.cat(of_own))
+    return First(
+        table,
+        (own[0] if len(own) == 1 else torch.cat(own)).numpy(),
+        own_weight,
+        torch.zeros(table.shape).numpy(),
+        torch.zeros(own_weight.shape).numpy(),
+        torch.empty(reads.columns, width).numpy(),
+        torch.empty(len(own_weight), strip_loops.SEGMENT).numpy(),
+    )
+
+
+def _later(weight: Tensor, bias: Tensor) -> Later:
+    own, (own_bias,) = _with_padding(weight), _with_padding(bias[None])
+    return Later(
+        own,
+        _with_padding(weight.T),
+        own_bias,
+        torch.zeros(own.shape).numpy(),
+        torch.zeros(own_bias.shape).numpy(),
+        _segment_of(weight.shape[1]),
+        _segment_of(weight.shape[1]),
+    )
+
+
+def _segment_of(columns: int) -> Values:
+    return torch.empty(strip_loops.SEGMENT, padded(columns)).numpy()
+
+
+def _with_padding(matrix: Tensor) -> Values:
+    found = torch.zeros(len(matrix), padded(matrix.shape[1]))
+    found[:, : matrix.shape[1]] = matrix
+    return found.numpy()

@@ -1,0 +1,69 @@
+"""Products of matrices for compiled loops.
+
+Of large matrices torch computes them as fast. Inside a loop that goes over an image a few pixels at
+a time, with other things to do to them before and after, a call of torch costs more than the
+product, and where a factor has few columns, as many as there are classes, torch reaches half of
+what this does.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.compiled import Compiled
+from pipeline.vectors import BYTES, PANEL, product_tile
+
+Values = NDArray[np.float32]
+
+_ROWS = 4
+"""Of a tile: with three vectors of a panel, twelve sums, the factors of one term, and no register
+left of sixteen."""
+
+_tile, _single = product_tile(_ROWS), product_tile(1)
+
+
+def padded(length: int) -> int:
+    """Give the next multiple of :data:`PANEL`."""
+    return -(-length // PANEL) * PANEL
+
+
+@Compiled
+def multiply(a: Values, b: Values, c: Values, adds: bool = False, rectifies: bool = False) -> None:
+    """Compute ``c = a @ b``; each sum is taken in the order of its terms.
+
+    Parameters
+    ----------
+    a : array of float32, shape (m, k)
+        With any strides.
+    b : array of float32, shape (k, n)
+        n is a multiple of :data:`PANEL`. The values of a row lie side by side, as those of ``c``.
+    c : array of float32, shape (m, n)
+    adds : bool
+        Whether the product is added to what is in ``c``.
+    rectifies : bool
+        Whether zero takes the place of what would be less.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or a row of b or c is not in one piece.
+    """
+    rows, columns = c.shape
+    depth = len(b)
+    if a.shape != (rows, depth) or b.shape[1] != columns or columns % PANEL:
+        raise ValueError("matrices whose shapes do not fit")
+    if rows * depth and (b.strides[1] != BYTES or c.strides[1] != BYTES):
+        raise ValueError("a matrix with rows that are not in one piece")
+    (a_row, a_term), b_term, c_row = a.strides, b.strides[0], c.strides[0]
+    of_a, of_b, of_c = a.ctypes.data, b.ctypes.data, c.ctypes.data
+    in_tiles = rows - rows % _ROWS
+    for column in range(0, columns * BYTES, PANEL * BYTES):
+        for row in range(0, in_tiles, _ROWS):
+            _tile(
+                of_a + row * a_row, a_row, a_term, of_b + column, b_term,
+                of_c + row * c_row + column, c_row, depth, adds, rectifies,
+            )  # fmt: skip
+        for row in range(in_tiles, rows):
+            _single(
+                of_a + row * a_row, a_row, a_term, of_b + column, b_term,
+                of_c + row * c_row + column, c_row, depth, adds, rectifies,
+            )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Products of matrices for compiled loops, against NumPy's in double precision."""
+
+import numpy as np
+import pytest
+
+from pipeline.products import PANEL, multiply, padded
+
+SHAPES = [(1, 1, 1), (4, 3, PANEL), (7, 5, PANEL), (56, 512, PANEL), (21, 57, 528), (3, 0, PANEL)]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("rectifies", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("rows", "terms", "columns"), SHAPES)
+def test_a_product(rows, terms, columns, transposed, adds, rectifies):
+    random = np.random.default_rng(0)
+    a = random.standard_normal((rows, terms), np.float32)
+    b = random.standard_normal((terms, padded(columns)), np.float32)
+    c = random.standard_normal((rows, padded(columns)), np.float32)
+    expected = a.astype(float) @ b + (c if adds else 0)
+    if rectifies:
+        expected = np.maximum(expected, 0)
+    if not adds:
+        c[:] = np.nan
+    multiply(np.asfortranarray(a) if transposed else a, b, c, adds, rectifies)
+    np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_parts_of_larger_matrices():
+    """What lies beside them is not touched."""
+    random = np.random.default_rng(0)
+    a, b = random.random((9, 11), np.float32), random.random((12, 3 * PANEL), np.float32)
+    c = np.full((10, 4 * PANEL), 7, np.float32)
+    multiply(a[1:8, 2:9:2], b[3:7, PANEL:], c[2:9, PANEL : 3 * PANEL])
+    expected = np.full((10, 4 * PANEL), 7.0)
+    expected[2:9, PANEL : 3 * PANEL] = a[1:8, 2:9:2].astype(float) @ b[3:7, PANEL:]
+    np.testing.assert_allclose(c, expected, rtol=1e-5)
+
+
+def test_a_sum_does_not_depend_on_what_is_computed_with_it():
+    """Tiles of several rows add up as single rows do, to the last bit."""
+    random = np.random.default_rng(0)
+    a, b = random.random((7, 300), np.float32), random.random((300, PANEL), np.float32)
+    whole, single = np.empty((7, PANEL), np.float32), np.empty((1, PANEL), np.float32)
+    multiply(a, b, whole)
+    for row in range(7):
+        multiply(a[row : row + 1], b, single)
+        assert np.array_equal(single[0], whole[row])
+
+
+def test_what_is_not_a_number_stays_so():
+    a, b = np.array([[np.nan], [-np.inf], [np.inf]], np.float32), np.ones((1, PANEL), np.float32)
+    c = np.empty((3, PANEL), np.float32)
+    multiply(a, b, c, rectifies=True)
+    assert np.isnan(c[0]).all() and (c[1] == 0).all() and np.isinf(c[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c"),
+    [
+        ((4, 3), (2, PANEL), (4, PANEL)),
+        ((4, 3), (3, PANEL), (5, PANEL)),
+        ((4, 3), (3, 2 * PANEL), (4, PANEL)),
+        ((4, 3), (3, 21), (4, 21)),
+    ],
+)
+def test_matrices_that_do_not_fit(a, b, c):
+    with pytest.raises(ValueError, match="do not fit"):
+        multiply(*(np.zeros(shape, np.float32) for shape in (a, b, c)))
+
+
+def test_rows_that_are_not_in_one_piece():
+    a, b = np.zeros((4, 3), np.float32), np.zeros((PANEL, 3), np.float32).T
+    with pytest.raises(ValueError, match="not in one piece"):
+        multiply(a, b, np.zeros((4, PANEL), np.float32))
