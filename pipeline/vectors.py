@@ -10,6 +10,7 @@ length of a row, a multiple of a panel's; two rows are the same one or do not ov
 a sum become one instruction where the processor has it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,12 @@ BYTES = 4
 _LANES = 8
 _VECTORS = [first * BYTES for first in range(0, PANEL, _LANES)]
 _FUSED = ("contract",)
+_LN2 = 0.693359375, -2.12194440e-4
+"""Of the first the product with a whole number is exact."""
+_POLYNOMIAL = (
+    1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3,
+    4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
+)  # fmt: skip
 _VALUE = ir.FloatType()
 _VECTOR = ir.VectorType(_VALUE, _LANES)
 _ZEROS = ir.Constant(_VECTOR, [0.0] * _LANES)
@@ -71,6 +78,35 @@ class _Writer:
 
     def sum(self, a: Any, b: Any) -> Any:
         return self._builder.fadd(a, b, flags=_FUSED)
+
+    def exponential(self, vector: Any) -> Any:
+        """Give e to the power of values of at most 0, to 1e-7 of it; nothing below e^-87.
+
+        ``e^x = 2^n e^r`` for a whole n and an r of at most ln(2) / 2, of which the power is a
+        polynomial (Cephes, Moshier 1984 to 1992, ``expf``).
+        """
+        builder = self._builder
+
+        def same(value: float) -> Any:
+            return ir.Constant(_VECTOR, [value] * _LANES)
+
+        # Beyond 2^23 a float32 has no places behind the point: its last bits are n.
+        whole = ir.VectorType(ir.IntType(32), _LANES)
+        shift = same(1.5 * 2**23)
+        shifted = self.sum(self.product(vector, same(1 / math.log(2))), shift)
+        n = builder.fsub(shifted, shift)
+        rest = vector
+        for part in _LN2:
+            rest = builder.fsub(rest, self.product(n, same(part)), flags=_FUSED)
+        power = same(_POLYNOMIAL[0])
+        for coefficient in (*_POLYNOMIAL[1:], 1.0, 1.0):
+            power = self.sum(self.product(power, rest), same(coefficient))
+        # To multiply by 2^n, add n to the exponent.
+        exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * _LANES))
+        scaled = builder.bitcast(builder.add(builder.bitcast(power, whole), exponent), _VECTOR)
+        small = builder.fcmp_ordered("<", vector, same(-87))
+        no_number = builder.fcmp_unordered("uno", vector, vector)
+        return builder.select(small, _ZEROS, builder.select(no_number, vector, scaled))
 
     def rectified(self, vector: Any) -> Any:
         """Give a vector with zero in the place of what is less."""
@@ -155,6 +191,22 @@ def blend(_context, a, b, out, of_a, of_b, length):  # type: ignore[no-untyped-d
 
     rows, weights = [types.intp] * 3, [types.float32] * 2
     return types.void(*rows, *weights, types.intp), _generator(write)
+
+
+@intrinsic
+def exponentiate(_context, row, length):  # type: ignore[no-untyped-def]
+    """Compute ``row = e ** row`` for values of at most 0."""
+
+    def write(writer: _Writer, row: Any, length: Any) -> None:
+        def on_panel(at: Any) -> Sequence[Any]:
+            for offset in _VECTORS:
+                place = writer.moved(writer.moved(row, at), offset)
+                writer.store(writer.exponential(writer.load(place)), place)
+            return ()
+
+        writer.repeat(length, PANEL * BYTES, (), on_panel)
+
+    return types.void(types.intp, types.intp), _generator(write)
 
 
 @intrinsic

@@ -9,35 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
+from pipeline.vectors import BYTES, exponentiate
 
 Values = NDArray[np.float32]
 
 
 @Compiled
 def cross_entropy(
-    logits: Values, true: NDArray[np.int64], weights: Values, smoothing: Values
+    logits: Values, classes: int, true: NDArray[np.int64], weights: Values, smoothing: Values
 ) -> float:
     """Compute the summed loss, and put the gradient in the place of the logits.
 
     Parameters
     ----------
-    logits : array of float32, shape (n, n_classes)
-        Overwritten.
+    logits : array of float32, shape (n, columns)
+        The classes come first, and fill the columns up to a multiple of
+        :data:`~pipeline.vectors.PANEL`. Overwritten.
+    classes : int
     true : array of int64, shape (n,)
         y.
     weights : array of float32, shape (n,)
         w.
-    smoothing : array of float32, shape (n_classes,)
+    smoothing : array of float32, shape (classes,)
 
     Raises
     ------
     IndexError, ValueError
         If a label is none of the classes, or there are not as many of smoothing.
     """
-    classes = logits.shape[1]
     if len(smoothing) != classes:
         raise ValueError("smoothing is not of as many classes as there are logits")
-    share = np.float32(1 - smoothing.sum())
+    smoothed = np.float32(0)
+    for c in range(classes):
+        smoothed += smoothing[c]
+    share = 1 - smoothed
     loss = 0.0
     for i in range(len(logits)):
         row, y, weight = logits[i], true[i], weights[i]
@@ -46,14 +51,15 @@ def cross_entropy(
         highest = row[0]
         for c in range(1, classes):
             highest = max(highest, row[c])
-        smoothed = total = np.float32(0)
-        of_true = row[y] - highest
+        of_target = share * (row[y] - highest)
         for c in range(classes):
-            smoothed += smoothing[c] * (row[c] - highest)
-            row[c] = np.exp(row[c] - highest)
+            row[c] -= highest
+            of_target += smoothing[c] * row[c]
+        exponentiate(row.ctypes.data, row.size * BYTES)
+        total = np.float32(0)
+        for c in range(classes):
             total += row[c]
-        log_total = np.log(total)
-        loss -= weight * (share * (of_true - log_total) + smoothed - (1 - share) * log_total)
+        loss -= weight * (of_target - np.log(total))
         for c in range(classes):
             row[c] = weight * (row[c] / total - smoothing[c])
         row[y] -= weight * share

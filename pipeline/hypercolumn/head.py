@@ -108,7 +108,7 @@ class DenseHead(nn.Module):
         strip_scores = (compiled_strip if compiled_strip.is_for(layers[0]) else torch_strip).scores
         found = maps[0].new_empty(self.n_classes, *size)
 
-        def of_strip(strip: Rows) -> None:
+        def of_strip(maps: Sequence[Tensor], strip: Rows) -> None:
             projection = Projection(maps, size, self.geometry, strip)
             for start, stop, values in strip_scores(projection, layers, self.activation):
                 if self.grid > 1:
@@ -116,7 +116,7 @@ class DenseHead(nn.Module):
                     values = log_probability(values, weights)
                 found[:, start:stop] = values.reshape(-1, stop - start, size[1])
 
-        deque(over_strips(of_strip, size, found.device), maxlen=0)
+        deque(over_strips(of_strip, [(maps, size)], found.device), maxlen=0)
         return found
 
     @property

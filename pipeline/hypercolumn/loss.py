@@ -1,13 +1,12 @@
-"""The loss of a dense head over every pixel of an image, with its gradient.
+"""The loss of a dense head over every pixel of images, with its gradient.
 
-Forward and backward pass go through the image together, so that no map of hidden values or of their
+Forward and backward pass go through an image together, so that no map of hidden values or of their
 gradients is ever held whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from functools import reduce
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,17 +20,20 @@ from pipeline.hypercolumn.reads import Rows
 from pipeline.hypercolumn.strips import over_strips
 from pipeline.hypercolumn.target import Target
 
+Image: TypeAlias = tuple[Sequence[Tensor], Target]
+"""The maps that hypercolumns are made of, each (C_t, h_t, w_t), and what the head is to give."""
+
 
 def head_loss(
     head: DenseHead,
-    maps: Sequence[Tensor],
-    target: Target,
+    images: Iterable[Image],
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     kept: Tensor | None = None,
+    threads: int | None = None,
 ) -> Tensor:
-    """Compute the loss of a head over all pixels of one image, to be differentiated.
+    """Compute the loss of a head over all pixels of some images, to be differentiated.
 
     The gradients with respect to the head's parameters are computed with the loss itself;
     ``backward`` passes them on. Under :func:`torch.autocast` products are taken in its dtype.
@@ -39,15 +41,17 @@ def head_loss(
     Parameters
     ----------
     head : DenseHead
-    maps : sequence of Tensor, each (C_t, h_t, w_t)
-        What :meth:`Features.apply` returns, in float. They receive no gradient.
-    target : Target
+    images : iterable of (maps, Target)
+        Maps as :meth:`Features.apply` returns them, in float; they receive no gradient. An image is
+        taken when it is its turn.
     weight, bias : Tensor, optional
         To be used, and differentiated, in place of the first layer's own.
     kept : Tensor of int64, optional
-        Of a head of two layers or more, the outputs of the first layer that are not dropped for
-        this image (Srivastava et al., JMLR 2014). They count as much more as there are fewer; the
-        others are not computed and get no gradient.
+        Of a head of two layers or more, the outputs of the first layer that are not dropped this
+        time (Srivastava et al., JMLR 2014). They count as much more as there are fewer; the others
+        are not computed and get no gradient.
+    threads : int, optional
+        On the CPU, how many compute; by default as many as torch has. No bit depends on it.
 
     Returns
     -------
@@ -59,44 +63,47 @@ def head_loss(
     if kept is not None:
         later[0] = later[0][:, kept] * (len(weight) / len(kept))
         weight, bias = weight[kept], bias[kept]
-    loss: Tensor = _ImageLoss.apply(
-        maps, head.geometry, head.activation, head.grid, target, weight, bias, *later
+    loss: Tensor = _Loss.apply(
+        images, head.geometry, head.activation, head.grid, threads, weight, bias, *later
     )
     return loss
 
 
-class _ImageLoss(torch.autograd.Function):
+class _Loss(torch.autograd.Function):
     """A loss of which the gradients are computed along with the value."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        maps: Sequence[Tensor],
+        images: Iterable[Image],
         geometry: Geometry,
         activation: str,
         grid: int,
-        target: Target,
-        weight: Tensor,
-        bias: Tensor,
-        *later: Tensor,
+        threads: int | None,
+        *layers: Tensor,
     ) -> Tensor:
         """Give the loss."""
-        device = weight.device.type
-        mixed = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if mixed else weight.dtype
-        size = (target.label.shape[0], target.label.shape[1])
-        values = [m.to(dtype) for m in maps]
-        own = [tensor.to(dtype) for tensor in (weight, bias, *later)]
+        device = layers[0].device
+        mixed = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if mixed else layers[0].dtype
+        own = [tensor.to(dtype) for tensor in layers]
+        compiled = grid == 1 and compiled_strip.is_for(own[0])
 
-        def of_strip(strip: Rows) -> list[Tensor]:
-            projection = Projection(values, size, geometry, strip)
-            if grid == 1 and compiled_strip.is_for(own[0]):
+        def of_strip(image: Image, strip: Rows) -> list[Tensor]:
+            maps, target = image
+            projection = Projection(maps, target.size, geometry, strip)
+            if compiled:
                 return compiled_strip.loss(projection, own, activation, target)
             return torch_strip.loss(projection, own, activation, target, grid)
 
-        with closing(over_strips(of_strip, size, weight.device)) as strips:
-            total, *gradients = reduce(_add, strips)
-        ctx.save_for_backward(*(g.to(weight.dtype) for g in gradients))
+        total, *sums = (torch.zeros_like(tensor) for tensor in (layers[0].new_empty(()), *layers))
+        taken = ((([m.to(dtype) for m in maps], target), target.size) for maps, target in images)
+        with closing(over_strips(of_strip, taken, device, threads)) as strips:
+            for loss, *gradients in strips:
+                total += loss
+                for of_all, gradient in zip(sums, gradients, strict=True):
+                    of_all += gradient
+        ctx.save_for_backward(*sums)
         return total
 
     @staticmethod
@@ -104,7 +111,3 @@ class _ImageLoss(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients, times that of the loss."""
         return (None, None, None, None, None, *(scale * gradient for gradient in ctx.saved_tensors))
-
-
-def _add(sums: list[Tensor], others: list[Tensor]) -> list[Tensor]:
-    return [one.add_(other) for one, other in zip(sums, others, strict=True)]

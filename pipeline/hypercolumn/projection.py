@@ -81,8 +81,9 @@ class Projection:
         for single in self._single:
             bias = bias + weight[:, single.columns] @ single.values[:, 0]
         cells = self.reads.rows[-1].stop
-        whole = weight.new_zeros(cells, width) if width else weight.new_empty(cells, len(weight))
+        whole = weight.new_empty(cells, width or len(weight))
         table = whole[:, : len(weight)]
+        whole[:, len(weight) :] = 0
         for (first, *others), span, rows in self._parts:
             torch.mm(first.values[:, span].T, weight[:, first.columns].T, out=table[rows])
             for m in others:

@@ -123,7 +123,7 @@ def loss(loops: Loops, classes: int, true: Indices, weights: Values, smoothing: 
         for y in range(len(loops.reads.down)):
             at, end = y * width + start, y * width + stop
             _forward(loops, y, start, outputs)
-            total += cross_entropy(outputs[:, :classes], true[at:end], weights[at:end], smoothing)
+            total += cross_entropy(outputs, classes, true[at:end], weights[at:end], smoothing)
             _backward(loops, y, start, outputs)
     return total
 

@@ -1,11 +1,11 @@
-"""An image in strips of rows, of which every core of a CPU takes another one.
+"""Images in strips of rows, of which every core of a CPU takes another one.
 
 A strip reads maps and pixels of its own and shares nothing with the next one but a few cells at the
 border, which both compute. How an image is divided does not depend on the number of threads, so
 neither does any sum over its strips.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from typing import TypeVar
@@ -16,54 +16,61 @@ from pipeline.hypercolumn.reads import Rows, Size
 from pipeline.threads import in_order, on_one_thread
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _PIXELS = 1 << 14
 """Of a strip, at most, or a single row has more: 4 strips of an image of 224x224."""
 
 
 def over_strips(
-    work: Callable[[Rows], R], size: Size, device: torch.device, *, whole: bool = False
+    work: Callable[[T, Rows], R],
+    images: Iterable[tuple[T, Size]],
+    device: torch.device,
+    threads: int | None = None,
 ) -> Generator[R]:
-    """Do a piece of work for every strip of an image, and give the results from top to bottom.
+    """Do a piece of work for every strip of images, and give the results in their order.
 
     Parameters
     ----------
     work
-        What is done with a strip; gradients are not recorded, and autocast is off.
-    size : (H, W)
-        The image's size in pixels.
+        What is done with an image and rows of it; gradients are not recorded, and autocast is off.
+    images : iterable of (image, (H, W))
+        Whatever ``work`` takes, and the image's size in pixels. They are taken as they are needed.
     device : torch.device
-        Where the work is done. A GPU does all of it at once: there the image is one strip.
-    whole : bool
-        Whether it is one strip here too, as there is not much to do.
+        Where the work is done. A GPU does all of it at once: there an image is one strip.
+    threads : int, optional
+        How many strips are computed at a time on a CPU; by default as many as torch has threads.
     """
     alike = _alike(work, device)
-    if whole or device.type != "cpu":
-        yield alike((0, size[0]))
+    pieces = ((image, strip) for image, size in images for strip in _divided(size, device))
+    if device.type != "cpu":
+        yield from map(alike, pieces)
         return
-    count = -(-size[0] // max(1, _PIXELS // size[1]))
-    bounds = [size[0] * i // count for i in range(count + 1)]
-    strips = pairwise(bounds)
-    threads = min(torch.get_num_threads(), count)
     # Who adds up the results computes on one thread too, beside those that still compute.
-    with on_one_thread():
+    with on_one_thread() as there:
+        threads = threads or there
         if threads == 1:
-            yield from map(alike, strips)
+            yield from map(alike, pieces)
             return
-        with closing(in_order(alike, strips, threads=threads, alone=True)) as results:
+        with closing(in_order(alike, pieces, threads=threads, alone=True)) as results:
             yield from results
 
 
-def _alike(work: Callable[[Rows], R], device: torch.device) -> Callable[[Rows], R]:
+def _divided(size: Size, device: torch.device) -> Iterator[Rows]:
+    count = -(-size[0] // max(1, _PIXELS // size[1])) if device.type == "cpu" else 1
+    return pairwise(size[0] * i // count for i in range(count + 1))
+
+
+def _alike(work: Callable[[T, Rows], R], device: torch.device) -> Callable[[tuple[T, Rows]], R]:
     """Have work done in one way on every thread: torch keeps its modes for each."""
     inference = torch.is_inference_mode_enabled()
 
-    def alike(strip: Rows) -> R:
+    def alike(piece: tuple[T, Rows]) -> R:
         with (
             torch.inference_mode(inference),
             torch.no_grad(),
             torch.autocast(device.type, enabled=False),
         ):
-            return work(strip)
+            return work(*piece)
 
     return alike

@@ -34,6 +34,11 @@ class Target:
     smoothing: Tensor
     normalizer: float
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.label.shape[0], self.label.shape[1]
+
     def loss(self, logits: Tensor, start: int, stop: int, grid: int = 1) -> tuple[Tensor, Tensor]:
         """Compute the cross-entropy of some rows of the image, and its gradient.
 
@@ -58,8 +63,7 @@ class Target:
         true, weights = self.pixels(start, stop)
         share = 1 - self.smoothing.sum()
         if grid > 1:
-            size = (self.label.shape[0], self.label.shape[1])
-            cells = block_weights(size, grid, start, stop, logits.device)
+            cells = block_weights(self.size, grid, start, stop, logits.device)
             target = self.smoothing[:, None].repeat(1, len(true))
             target.scatter_add_(0, true[None], share.expand(1, len(true)))
             log_p, gradient = cross_entropy_gradient(logits, cells, target)

@@ -6,9 +6,9 @@ Each takes its share of every batch; the gradients are averaged between them
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -66,10 +66,6 @@ class Team:
     def joined(self, module: nn.Module) -> nn.Module:
         """Have the gradients of a module averaged over the processes by every backward pass."""
         return module if self.size == 1 else DistributedDataParallel(module)
-
-    def apart(self, module: nn.Module) -> AbstractContextManager[Any]:
-        """Put the averaging off, within the block, to a later backward pass."""
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pipeline.adam import AdamW, cosine
 from pipeline.errors import HeadError
 from pipeline.heads import Head
 from pipeline.hypercolumn import DenseHead, Target, head_loss
+from pipeline.threads import on_one_thread
 from pipeline.training.balance import ClassWeights, inverse_frequency
 from pipeline.training.team import Team
 
@@ -125,10 +126,8 @@ class DenseTrainer:
         seen = (class_pixels > 0).float().to(device)
         smoothing = settings.label_smoothing * seen / seen.sum().clamp(min=1)
         self._team = team or Team(device)
-        image_loss = _ImageLoss(
-            self._head, self._mean, self._scale, void=self.void, smoothing=smoothing
-        )
-        self._loss = self._team.joined(image_loss)
+        loss = _Loss(self._head, self._mean, self._scale, void=self.void, smoothing=smoothing)
+        self._loss = self._team.joined(loss)
         self._optimizer = AdamW(
             [(list(self._head.weights), settings.weight_decay), (list(self._head.biases), 0.0)]
         )
@@ -151,6 +150,11 @@ class DenseTrainer:
             This process's part of the loss, which is the weighted mean of the cross-entropy over
             the batch's pixels.
         """
+        # But for the strips of images all is done in less time than threads take to meet.
+        with on_one_thread() as threads:
+            return self._step(batch, threads)
+
+    def _step(self, batch: Sequence[Image], threads: int) -> float:
         labels = [label.to(self.device).long() for _, label in batch]
         class_weights = self._class_weights
         pixels = torch.zeros(self._head.n_classes, dtype=torch.long, device=self.device)
@@ -162,25 +166,18 @@ class DenseTrainer:
             return 0.0
 
         self._optimizer.zero_grad()
-        loss = 0.0
-        share = [(maps, label) for (maps, _), label in zip(batch, labels, strict=True)]
-        kept = self._kept_units()
-        # One image at a time is on the device, however large the batch.
-        for image in share[:-1]:
-            with self._team.apart(self._loss):
-                loss += self._add_gradients(image, class_weights, normalizer, kept)
-        loss += self._add_gradients(share[-1] if share else None, class_weights, normalizer, kept)
-        self._optimizer.step(self._learning_rate())
-        self._steps += 1
-        return loss
-
-    def _add_gradients(
-        self, image: Image | None, class_weights: Tensor, normalizer: float, kept: Tensor | None
-    ) -> float:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            loss = self._loss(image, class_weights, normalizer, kept)
+            loss = self._loss(
+                [(maps, label) for (maps, _), label in zip(batch, labels, strict=True)],
+                class_weights,
+                normalizer,
+                self._kept_units(),
+                threads,
+            )
         # The team's gradients are averaged, while its parts of the loss add up.
         (loss * self._team.size).backward()
+        self._optimizer.step(self._learning_rate())
+        self._steps += 1
         return float(loss.detach())
 
     def _kept_units(self) -> Tensor | None:
@@ -237,8 +234,8 @@ class DenseTrainer:
         return cosine(self.settings.learning_rate, self._steps / self._total_steps)
 
 
-class _ImageLoss(nn.Module):
-    """The loss of one image, or of none, as part of that of a batch."""
+class _Loss(nn.Module):
+    """The loss of this process's share of a batch."""
 
     def __init__(
         self, head: DenseHead, mean: Tensor, scale: Tensor, *, void: int, smoothing: Tensor
@@ -249,18 +246,22 @@ class _ImageLoss(nn.Module):
 
     def forward(
         self,
-        image: Image | None,
+        batch: Sequence[Image],
         class_weights: Tensor,
         normalizer: float,
         kept: Tensor | None,
+        threads: int,
     ) -> Tensor:
         """Give the loss, with a gradient for every parameter even without an image."""
-        if image is None:
-            return 0.0 * torch.stack([p.sum() for p in self.head.parameters()]).sum()
-        maps, label = image
         weight = self.head.weights[0] / self._scale
         # Not a product of matrices: autocast would round it, and dense() does not.
         bias = self.head.biases[0] - (weight * self._mean).sum(dim=1)
-        used = [m.to(label.device) for m in maps]
-        target = Target(label, self._void, class_weights, self._smoothing, normalizer)
-        return head_loss(self.head, used, target, weight=weight, bias=bias, kept=kept)
+        # One image at a time is on the device, however large the batch.
+        images = (
+            (
+                [m.to(label.device) for m in maps],
+                Target(label, self._void, class_weights, self._smoothing, normalizer),
+            )
+            for maps, label in batch
+        )
+        return head_loss(self.head, images, weight=weight, bias=bias, kept=kept, threads=threads)

@@ -133,7 +133,7 @@ def test_gradients_are_those_of_the_direct_formula(grid, widths, monkeypatch):
     expected_loss = loss_of_pixel[label != 255].sum() / 7
     expected = torch.autograd.grad(expected_loss, list(head.parameters()))
 
-    loss = head_loss(head, maps, Target(label, 255, weights, smoothing, 7))
+    loss = head_loss(head, [(maps, Target(label, 255, weights, smoothing, 7))])
     found = torch.autograd.grad(loss, list(head.parameters()))
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     for one, other in zip(found, expected, strict=True):

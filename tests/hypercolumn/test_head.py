@@ -116,7 +116,7 @@ def test_gradients_equal_the_full_map(size, shapes, geometry, factor, monkeypatc
     expected_loss = factor * loss_of_pixel[label != 255].sum() / 7
     expected = torch.autograd.grad(expected_loss, list(head.parameters()))
 
-    loss = head_loss(head, maps, Target(label.reshape(size), 255, weights, smoothing, 7))
+    loss = head_loss(head, [(maps, Target(label.reshape(size), 255, weights, smoothing, 7))])
     (loss * factor).backward()
     assert loss.item() == pytest.approx(expected_loss.item() / factor, rel=1e-5)
     for parameter, gradient in zip(head.parameters(), expected, strict=True):
@@ -135,7 +135,7 @@ def test_no_bit_depends_on_the_number_of_threads(pixels, monkeypatch):
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        loss = head_loss(head, maps, target)
+        loss = head_loss(head, [(maps, target)])
         gradients = torch.autograd.grad(loss, list(head.parameters()))
         found[threads] = [loss, *gradients, head(maps, (64, 96))]
         assert torch.get_num_threads() == threads
@@ -170,7 +170,7 @@ def test_a_label_that_is_none_of_the_classes(label):
     labels[5, 5] = label
     target = Target(labels, 255, torch.ones(256), torch.zeros(4), 72)
     with pytest.raises((IndexError, RuntimeError)):
-        head_loss(head, [torch.randn(3, 4, 5)], target)
+        head_loss(head, [([torch.randn(3, 4, 5)], target)])
 
 
 @pytest.mark.usefixtures("way")
@@ -184,7 +184,7 @@ def test_gradients_of_every_activation(activation):
     loss = cross_entropy(plain_logits(head, full), label.flatten())
     expected = torch.autograd.grad(loss, list(head.parameters()))
     target = Target(label, 255, torch.ones(4), torch.zeros(4), 17 * 23)
-    found = torch.autograd.grad(head_loss(head, maps, target), list(head.parameters()))
+    found = torch.autograd.grad(head_loss(head, [(maps, target)]), list(head.parameters()))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -194,9 +194,9 @@ def test_gradients_in_mixed_precision():
     maps = [torch.randn(s) for s in [(4, 32, 48), (6, 16, 24), (8, 4, 6), (3, 1, 1)]]
     head = random_head([4, 6, 8, 3], (16, 4), "half_pixel")
     target = Target(torch.randint(0, 4, (32, 48)), 255, torch.ones(4), torch.zeros(4), 32 * 48)
-    expected = torch.autograd.grad(head_loss(head, maps, target), list(head.parameters()))
+    expected = torch.autograd.grad(head_loss(head, [(maps, target)]), list(head.parameters()))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = head_loss(head, maps, target)
+        loss = head_loss(head, [(maps, target)])
     found = torch.autograd.grad(loss, list(head.parameters()))
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
