@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.products import PANEL, multiply, padded
+from pipeline.products import PANEL, multiply, multiply_narrow, padded, transpose
 
 SHAPES = [(1, 1, 1), (4, 3, PANEL), (7, 5, PANEL), (56, 512, PANEL), (21, 57, 528), (3, 0, PANEL)]
 
@@ -73,3 +73,28 @@ def test_rows_that_are_not_in_one_piece():
     a, b = np.zeros((4, 3), np.float32), np.zeros((PANEL, 3), np.float32).T
     with pytest.raises(ValueError, match="not in one piece"):
         multiply(a, b, np.zeros((4, PANEL), np.float32))
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "terms", "columns"), [(1, 1, 1), (24, 7, 2), (71, 96, 21), (5, 3, 63)]
+)
+def test_a_product_of_few_columns(rows, terms, columns, adds):
+    random = np.random.default_rng(0)
+    a, b = random.random((terms, rows), np.float32), random.random((columns, terms), np.float32)
+    c = random.random((rows, columns + 3), np.float32)
+    expected = c.astype(float)
+    expected[:, :columns] = a.T.astype(float) @ b.T + (c[:, :columns] if adds else 0)
+    if not adds:
+        c[:, :columns] = np.nan
+    multiply_narrow(a, b, c, adds)
+    np.testing.assert_allclose(c, expected, rtol=1e-5)
+
+
+def test_a_transposed_array():
+    random = np.random.default_rng(0)
+    for shape in ((1, 1), (5, 700), (700, 5), (0, 3)):
+        a = random.random(shape, np.float32)
+        b = np.zeros((shape[1], shape[0] + 2), np.float32)
+        transpose(a, b[:, 1:-1])
+        assert np.array_equal(b[:, 1:-1], a.T) and not b[:, [0, -1]].any()

@@ -15,7 +15,7 @@ from pipeline.hypercolumn.projection import Projection
 from pipeline.hypercolumn.resample import ReadArrays
 from pipeline.hypercolumn.strip_loops import First, Later, Loops, Values
 from pipeline.hypercolumn.target import Target
-from pipeline.products import padded
+from pipeline.products import NARROW, multiply, multiply_narrow, padded, transpose
 
 # Room is made by torch: what it gives begins with a line of the processor's caches, which NumPy's
 # does not, and a quarter of the time of resampling depends on that.
@@ -83,19 +83,40 @@ def _loops(projection: Projection, layers: Sequence[Tensor], activation: str) ->
 
 def _first(projection: Projection, weight: Tensor, bias: Tensor) -> First:
     width, reads = padded(len(weight)), projection.reads
-    table = projection.table(weight, bias, width).numpy()
-    own = [m.values for m in projection.own] or [weight.new_empty(0, 0)]
+    narrow = _multiply_narrow if len(weight) < NARROW else None
+    table = projection.table(weight, bias, width, narrow).numpy()
     of_own = [weight[:, m.columns].T for m in projection.own] or [weight.new_empty(0, len(weight))]
     own_weight = _with_padding(torch.cat(of_own))
     return First(
         table,
-        (own[0] if len(own) == 1 else torch.cat(own)).numpy(),
+        _own(projection),
         own_weight,
         torch.zeros(table.shape).numpy(),
         torch.zeros(own_weight.shape).numpy(),
         torch.empty(reads.columns, width).numpy(),
-        torch.empty(len(own_weight), strip_loops.SEGMENT).numpy(),
     )
+
+
+def _own(projection: Projection) -> Values:
+    """Give maps of the image's own size, (pixels, C)."""
+    values = [m.values for m in projection.own]
+    if len(values) == 1 and values[0].T.is_contiguous():
+        return values[0].T.numpy()
+    start, stop = projection.reads.strip
+    own = torch.empty((stop - start) * projection.reads.width, sum(map(len, values))).numpy()
+    first = 0
+    for part in values:
+        transpose(part.numpy(), own[:, first : first + len(part)])
+        first += len(part)
+    return own
+
+
+def _multiply_narrow(cells: Tensor, weight: Tensor, table: Tensor, adds: bool) -> None:
+    """See :data:`~pipeline.hypercolumn.projection.Multiply`."""
+    if cells.is_contiguous():
+        multiply_narrow(cells.numpy(), weight.numpy(), table.numpy(), adds)
+    else:
+        multiply(cells.T.numpy(), _with_padding(weight.T), table.numpy(), adds)
 
 
 def _later(weight: Tensor, bias: Tensor) -> Later:

@@ -116,7 +116,8 @@ class DenseHead(nn.Module):
                     values = log_probability(values, weights)
                 found[:, start:stop] = values.reshape(-1, stop - start, size[1])
 
-        deque(over_strips(of_strip, [(maps, size)], found.device), maxlen=0)
+        width = len(self.weights[0])
+        deque(over_strips(of_strip, [(maps, size)], found.device, width=width), maxlen=0)
         return found
 
     @property

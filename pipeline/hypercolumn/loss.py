@@ -98,7 +98,8 @@ class _Loss(torch.autograd.Function):
 
         total, *sums = (torch.zeros_like(tensor) for tensor in (layers[0].new_empty(()), *layers))
         taken = ((([m.to(dtype) for m in maps], target), target.size) for maps, target in images)
-        with closing(over_strips(of_strip, taken, device, threads)) as strips:
+        strips = over_strips(of_strip, taken, device, width=len(layers[0]), threads=threads)
+        with closing(strips):
             for loss, *gradients in strips:
                 total += loss
                 for of_all, gradient in zip(sums, gradients, strict=True):

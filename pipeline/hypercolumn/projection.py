@@ -6,7 +6,7 @@ those of a single cell are the same for all pixels, as is the bias. A pixel read
 weights that sum to one, so what is the same for all is added to the cells of the smallest map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from pipeline.hypercolumn.geometry import Geometry
 from pipeline.hypercolumn.reads import Reads, Rows, Size, reads_of
+
+Multiply = Callable[[Tensor, Tensor, Tensor, bool], None]
+"""Puts the product of cells (C, n) and a weight (K, C) into the first K columns of a table (n, .),
+or adds it to what is there."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Map:
     Attributes
     ----------
     values : Tensor of shape (C, h * w)
+        Of a map with its channels last in memory, the transpose of what lies there.
     columns : slice
         Of the weight.
     """
@@ -64,32 +69,34 @@ class Projection:
         self._smallest = min(self.reads.rows, key=lambda rows: rows.stop - rows.start)
         self._channels = sum(map(len, maps))
 
-    def table(self, weight: Tensor, bias: Tensor, width: int | None = None) -> Tensor:
+    def table(
+        self, weight: Tensor, bias: Tensor, width: int, multiply: Multiply | None = None
+    ) -> Tensor:
         """Multiply every cell that is to be resampled.
 
         Parameters
         ----------
         weight : Tensor of shape (K, D)
         bias : Tensor of shape (K,)
-        width : int, optional
+        width : int
             Columns of the table, K or more; what is in the others is zero.
+        multiply : optional
+            What computes the products; by default torch does.
 
         Returns
         -------
         Tensor of shape (cells, width)
         """
+        multiply = multiply or _multiply
         for single in self._single:
             bias = bias + weight[:, single.columns] @ single.values[:, 0]
-        cells = self.reads.rows[-1].stop
-        whole = weight.new_empty(cells, width or len(weight))
-        table = whole[:, : len(weight)]
-        whole[:, len(weight) :] = 0
-        for (first, *others), span, rows in self._parts:
-            torch.mm(first.values[:, span].T, weight[:, first.columns].T, out=table[rows])
-            for m in others:
-                table[rows].addmm_(m.values[:, span].T, weight[:, m.columns].T)
-        table[self._smallest] += bias
-        return whole
+        table = weight.new_empty(self.reads.rows[-1].stop, width)
+        table[:, len(weight) :] = 0
+        for level, span, rows in self._parts:
+            for n, m in enumerate(level):
+                multiply(m.values[:, span], weight[:, m.columns], table[rows], n > 0)
+        table[self._smallest, : len(weight)] += bias
+        return table
 
     def gradient(self, of_table: Tensor, of_own: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Turn gradients of what this gives into those of the layer's parameters.
@@ -117,12 +124,23 @@ class Projection:
         return weight, bias
 
 
+def _multiply(cells: Tensor, weight: Tensor, table: Tensor, adds: bool) -> None:
+    """See :data:`Multiply`."""
+    out = table[:, : len(weight)]
+    if adds:
+        out.addmm_(cells.T, weight.T)
+    else:
+        torch.mm(cells.T, weight.T, out=out)
+
+
 def _by_size(maps: Sequence[Tensor]) -> dict[Size, list[Map]]:
     """Sort maps by size, the sizes in the order of their first maps."""
     found: dict[Size, list[Map]] = {}
     first = 0
     for m in maps:
-        part = Map(m.flatten(1), slice(first, first + len(m)))
+        last = m.permute(1, 2, 0)
+        values = last.flatten(0, 1).T if last.is_contiguous() else m.flatten(1)
+        part = Map(values, slice(first, first + len(m)))
         found.setdefault((m.shape[1], m.shape[2]), []).append(part)
         first += len(m)
     return found

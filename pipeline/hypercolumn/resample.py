@@ -27,12 +27,47 @@ class ReadArrays(NamedTuple):
 
 
 @Compiled
+def find_sides(
+    reads: ReadArrays, x: int, count: int, between: Values
+) -> tuple[NDArray[np.intp], Values]:
+    """Find what some pixels of any row read of :func:`resample`'s columns.
+
+    Parameters
+    ----------
+    reads : ReadArrays
+    x, count : int
+        The first pixel, and how many.
+    between : array
+        See :func:`resample`.
+
+    Returns
+    -------
+    rows : array of intp, shape (count, 2 * maps)
+        Addresses of the columns, left and right for one map after the other.
+    weights : array of float32, shape (count, 2 * maps)
+    """
+    length, maps = between.shape[1] * BYTES, reads.across.shape[1]
+    rows, weights = np.empty((count, 2 * maps), np.intp), np.empty((count, 2 * maps), np.float32)
+    place = between.ctypes.data
+    for m in range(maps):
+        begin, end = reads.across[x, m, 0], reads.across[x + count - 1, m, 1] + 1
+        for i in range(count):
+            for side in range(2):
+                column = reads.across[x + i, m, side] - begin
+                rows[i, 2 * m + side] = place + column * length
+                weights[i, 2 * m + side] = reads.across_weights[x + i, m, side]
+        place += (end - begin) * length
+    return rows, weights
+
+
+@Compiled
 def resample(
     reads: ReadArrays,
     y: int,
     x: int,
     table: Values,
     between: Values,
+    sides: tuple[NDArray[np.intp], Values],
     pixels: Values,
     adds: bool,
     rectifies: bool,
@@ -50,6 +85,8 @@ def resample(
         follows.
     between : array of float32, shape (columns, K)
         Overwritten. There are as many columns as in a row of all maps.
+    sides : tuple
+        What :func:`find_sides` gives for these pixels.
     pixels : array of float32, shape (n, K)
         Overwritten with the result.
     adds : bool
@@ -57,27 +94,22 @@ def resample(
     rectifies : bool
         Whether zero takes the place of what would be less.
     """
-    length, count, maps = table.shape[1] * BYTES, len(pixels), reads.across.shape[1]
-    rows, weights = np.empty(2 * maps, np.intp), np.empty(2 * maps, np.float32)
+    length, count = table.shape[1] * BYTES, len(pixels)
     place = between.ctypes.data
-    before = np.empty(maps, np.intp)
-    for m in range(maps):
-        begin, end = reads.across[x, m, 0], reads.across[x + count - 1, m, 1] + 1
-        before[m] = place - begin * length
+    for m in range(reads.across.shape[1]):
         top, bottom = reads.down[y, m, 0] - reads.first[m], reads.down[y, m, 1] - reads.first[m]
         above, below = reads.down_weights[y, m, 0], reads.down_weights[y, m, 1]
-        for column in range(begin, end):
+        for column in range(reads.across[x, m, 0], reads.across[x + count - 1, m, 1] + 1):
             upper = table.ctypes.data + (top + column) * length
             lower = table.ctypes.data + (bottom + column) * length
             blend(upper, lower, place, above, below, length)
             place += length
+    rows, weights = sides
     for i in range(count):
-        for m in range(maps):
-            for side in range(2):
-                rows[2 * m + side] = before[m] + reads.across[x + i, m, side] * length
-                weights[2 * m + side] = reads.across_weights[x + i, m, side]
-        out = pixels.ctypes.data + i * length
-        weighted_sum(rows.ctypes.data, weights.ctypes.data, 2 * maps, out, length, adds, rectifies)
+        weighted_sum(
+            rows[i].ctypes.data, weights[i].ctypes.data, rows.shape[1],
+            pixels.ctypes.data + i * length, length, adds, rectifies,
+        )  # fmt: skip
 
 
 @Compiled

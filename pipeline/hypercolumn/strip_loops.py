@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
 from pipeline.hypercolumn.cross_entropy import cross_entropy
-from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, resample
+from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, find_sides, resample
 from pipeline.products import multiply
 
 SEGMENT = 64
@@ -31,16 +31,14 @@ class First(NamedTuple):
     ----------
     table : array of shape (cells, K)
         See :meth:`pipeline.hypercolumn.projection.Projection.table`.
-    own : array of shape (C, pixels)
-        Maps of the image's own size.
+    own : array of shape (pixels, C)
+        Maps of the image's own size; without padding.
     weight : array of shape (C, K)
         Of ``own``.
     of_table, of_weight : array
         Gradients are added here, as to all that begins with "of".
     between : array of shape (columns, K)
         Overwritten, see :func:`pipeline.hypercolumn.resample.resample`.
-    own_segment : array of shape (C, SEGMENT)
-        Overwritten with a part of ``own``.
     """
 
     table: Values
@@ -49,7 +47,6 @@ class First(NamedTuple):
     of_table: Values
     of_weight: Values
     between: Values
-    own_segment: Values
 
 
 class Later(NamedTuple):
@@ -104,8 +101,9 @@ def scores(loops: Loops, found: Values) -> None:
     for piece in range(pieces):
         start, stop = width * piece // pieces, width * (piece + 1) // pieces
         outputs = loops.outputs[: stop - start]
+        sides = find_sides(loops.reads, start, stop - start, loops.first.between)
         for y in range(len(loops.reads.down)):
-            _forward(loops, y, start, outputs)
+            _forward(loops, y, start, sides, outputs)
             for c in range(len(found)):
                 for x in range(start, stop):
                     found[c, y * width + x] = outputs[x - start, c]
@@ -120,27 +118,28 @@ def loss(loops: Loops, classes: int, true: Indices, weights: Values, smoothing: 
     for piece in range(pieces):
         start, stop = width * piece // pieces, width * (piece + 1) // pieces
         outputs = loops.outputs[: stop - start]
+        sides = find_sides(loops.reads, start, stop - start, loops.first.between)
         for y in range(len(loops.reads.down)):
             at, end = y * width + start, y * width + stop
-            _forward(loops, y, start, outputs)
+            _forward(loops, y, start, sides, outputs)
             total += cross_entropy(outputs, classes, true[at:end], weights[at:end], smoothing)
             _backward(loops, y, start, outputs)
     return total
 
 
 @Compiled
-def _forward(loops: Loops, y: int, x: int, outputs: Values) -> None:
+def _forward(
+    loops: Loops, y: int, x: int, sides: tuple[NDArray[np.intp], Values], outputs: Values
+) -> None:
     """Compute the outputs of some pixels of a row; the inputs of every layer are kept."""
     first, count = loops.first, len(outputs)
+    at = y * len(loops.reads.across) + x
     values = loops.later[0].inputs[:count] if loops.depth else outputs
-    if len(first.own):
-        place, own = y * len(loops.reads.across) + x, first.own_segment[:, :count]
-        for c in range(len(own)):
-            for i in range(count):
-                own[c, i] = first.own[c, place + i]
-        multiply(own.T, first.weight, values)
+    own = first.own.shape[1] > 0
+    if own:
+        multiply(first.own[at : at + count], first.weight, values)
     rectifies = loops.depth > 0 and loops.activation == RELU
-    resample(loops.reads, y, x, first.table, first.between, values, len(first.own) > 0, rectifies)
+    resample(loops.reads, y, x, first.table, first.between, sides, values, own, rectifies)
     for layer in range(loops.depth):
         inputs, weight = loops.later[layer].inputs[:count], loops.later[layer].transposed
         last, bias = layer == loops.depth - 1, loops.later[layer].bias
@@ -157,6 +156,7 @@ def _forward(loops: Loops, y: int, x: int, outputs: Values) -> None:
 def _backward(loops: Loops, y: int, x: int, gradient: Values) -> None:
     """Add the gradients of some pixels that went forward last, from that of their outputs."""
     first, count = loops.first, len(gradient)
+    at = y * len(loops.reads.across) + x
     for layer in range(loops.depth - 1, -1, -1):
         inputs, of_inputs = loops.later[layer].inputs[:count], loops.later[layer].of_inputs[:count]
         weight, of_bias = loops.later[layer].weight, loops.later[layer].of_bias
@@ -168,8 +168,8 @@ def _backward(loops: Loops, y: int, x: int, gradient: Values) -> None:
         multiply(of_outputs, weight, of_inputs)
         _derive(of_inputs, inputs, loops.activation)
         gradient = of_inputs
-    if len(first.own):
-        multiply(first.own_segment[:, :count], gradient, first.of_weight, True)
+    if first.own.shape[1] > 0:
+        multiply(first.own[at : at + count].T, gradient, first.of_weight, True)
     add_adjoint(loops.reads, y, x, first.of_table, gradient)
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from pipeline.hypercolumn.reads import Rows, Size
+from pipeline.products import NARROW
 from pipeline.threads import in_order, on_one_thread
 
 R = TypeVar("R")
@@ -26,6 +27,8 @@ def over_strips(
     work: Callable[[T, Rows], R],
     images: Iterable[tuple[T, Size]],
     device: torch.device,
+    *,
+    width: int,
     threads: int | None = None,
 ) -> Generator[R]:
     """Do a piece of work for every strip of images, and give the results in their order.
@@ -38,11 +41,13 @@ def over_strips(
         Whatever ``work`` takes, and the image's size in pixels. They are taken as they are needed.
     device : torch.device
         Where the work is done. A GPU does all of it at once: there an image is one strip.
+    width : int
+        Values that are computed for each pixel.
     threads : int, optional
         How many strips are computed at a time on a CPU; by default as many as torch has threads.
     """
     alike = _alike(work, device)
-    pieces = ((image, strip) for image, size in images for strip in _divided(size, device))
+    pieces = ((image, strip) for image, size in images for strip in _divided(size, width, device))
     if device.type != "cpu":
         yield from map(alike, pieces)
         return
@@ -56,8 +61,10 @@ def over_strips(
             yield from results
 
 
-def _divided(size: Size, device: torch.device) -> Iterator[Rows]:
-    count = -(-size[0] // max(1, _PIXELS // size[1])) if device.type == "cpu" else 1
+def _divided(size: Size, width: int, device: torch.device) -> Iterator[Rows]:
+    # With few values for a pixel it would take no longer to compute it than to begin with a strip.
+    pixels = _PIXELS if width >= NARROW else 16 * _PIXELS
+    count = -(-size[0] // max(1, pixels // size[1])) if device.type == "cpu" else 1
     return pairwise(size[0] * i // count for i in range(count + 1))
 
 

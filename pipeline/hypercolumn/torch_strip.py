@@ -111,7 +111,7 @@ def _blocks(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Compute the first layer's outputs of one block after the other, (n, K_1)."""
     weight, bias = layers[:2]
-    table = projection.table(weight, bias)
+    table = projection.table(weight, bias, len(weight))
     for start, stop in resampler.blocks():
         pixels = resampler.pixels(table, start, stop)
         for own in projection.own:

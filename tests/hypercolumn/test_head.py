@@ -25,6 +25,7 @@ SIZES = [
     ((1, 37), [(3, 1, 19), (2, 1, 5)]),
     ((1, 1), [(3, 1, 1), (2, 2, 2)]),
     ((16, 24), [(3, 40, 31), (5, 16, 24)]),
+    ((16, 24), [(3, 16, 24), (4, 5, 7), (5, 16, 24)]),
 ]
 GEOMETRIES = ["half_pixel", "align_corners"]
 
@@ -90,6 +91,20 @@ def test_classify_then_upsample_equals_the_full_map(size, shapes, geometry, widt
     full = hypercolumn_map(maps, size, geometry)
     expected = plain_logits(head, full.flatten(1).T).T.reshape(-1, *size)
     torch.testing.assert_close(head(maps, size), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("widths", [(7,), (70, 5)])
+def test_maps_with_their_channels_last(widths):
+    """As a backbone gives them; there are too few columns for torch's products, or enough."""
+    maps = [torch.randn(s) for s in [(8, 16, 24), (6, 8, 12), (5, 8, 12), (3, 1, 1)]]
+    head = random_head([8, 6, 5, 3], widths, "half_pixel")
+    expected = head(maps, (16, 24))
+    last = [m.permute(1, 2, 0).contiguous().permute(2, 0, 1) for m in maps]
+    torch.testing.assert_close(head(last, (16, 24)), expected, rtol=1e-5, atol=1e-5)
+    target = Target(torch.randint(0, 5, (16, 24)), 255, torch.ones(7), torch.zeros(widths[-1]), 1)
+    losses = [head_loss(head, [(given, target)]).item() for given in (last, maps)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.usefixtures("way")

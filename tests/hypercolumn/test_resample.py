@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.hypercolumn import hypercolumn_map
 from pipeline.hypercolumn.gathered import GatheringResampler
 from pipeline.hypercolumn.reads import Reads, Rows
-from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, resample
+from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, find_sides, resample
 from pipeline.vectors import PANEL
 
 MAPS = [
@@ -56,8 +56,11 @@ class Loops:
         y = start - self._reads.strip[0]
         found = torch.full((self._reads.width, CHANNELS), torch.nan)
         for at in self._segments():
-            into = found[at].numpy()
-            resample(self._arrays, y, at.start, table.numpy(), self._between, into, False, False)
+            sides = find_sides(self._arrays, at.start, at.stop - at.start, self._between)
+            resample(
+                self._arrays, y, at.start, table.numpy(), self._between, sides,
+                found[at].numpy(), False, False,
+            )  # fmt: skip
         return found
 
     def add_adjoint(self, table: Tensor, pixels: Tensor, start: int, stop: int) -> None:
@@ -155,7 +158,8 @@ def test_what_loops_do_with_a_pixel_at_once(adds, rectifies):
     found = there.clone()
     arrays = ReadArrays(*(tensor.numpy() for tensor in of))
     table = m[:, 0].T.contiguous().numpy()
-    resample(arrays, 0, 0, table, between, found.numpy(), adds, rectifies)
+    sides = find_sides(arrays, 0, 20, between)
+    resample(arrays, 0, 0, table, between, sides, found.numpy(), adds, rectifies)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
