@@ -17,8 +17,6 @@ from pipeline.hypercolumn.strip_loops import First, Later, Loops, Values
 from pipeline.hypercolumn.target import Target
 from pipeline.products import NARROW, multiply, multiply_narrow, padded, transpose
 
-# Room is made by torch: what it gives begins with a line of the processor's caches, which NumPy's
-# does not, and a quarter of the time of resampling depends on that.
 _ACTIVATIONS = {
     "relu": strip_loops.RELU,
     "tanh": strip_loops.TANH,
@@ -38,7 +36,8 @@ def scores(
     """See :func:`pipeline.hypercolumn.torch_strip.scores`; this gives the strip in one piece."""
     start, stop = projection.reads.strip
     found = torch.empty(len(layers[-1]), (stop - start) * projection.reads.width)
-    strip_loops.scores(_loops(projection, layers, activation), found.numpy())
+    loops = _loops(projection, layers, activation, backward=False)
+    strip_loops.scores(loops, found.numpy())
     yield start, stop, found
 
 
@@ -52,7 +51,7 @@ def loss(
     IndexError, ValueError
         If a label is none of the classes, or there are not as many of smoothing.
     """
-    loops = _loops(projection, layers, activation)
+    loops = _loops(projection, layers, activation, backward=True)
     true, weights = (of_pixel.numpy() for of_pixel in target.pixels(*projection.reads.strip))
     total = strip_loops.loss(loops, len(layers[-1]), true, weights, target.smoothing.numpy())
     first, width = loops.first, len(layers[0])
@@ -66,23 +65,25 @@ def loss(
     return [torch.tensor(total, dtype=torch.float32), *gradients]
 
 
-def _loops(projection: Projection, layers: Sequence[Tensor], activation: str) -> Loops:
+def _loops(
+    projection: Projection, layers: Sequence[Tensor], activation: str, *, backward: bool
+) -> Loops:
     pairs = list(zip(layers[2::2], layers[3::2], strict=True))
     none = layers[0].new_empty(0, 0), layers[0].new_empty(0)
     reads = projection.reads
     of = reads.first, reads.down, reads.across, reads.down_weights, reads.across_weights
     return Loops(
         ReadArrays(*(tensor.numpy() for tensor in of)),
-        _first(projection, layers[0], layers[1]),
-        tuple(_later(weight, bias) for weight, bias in pairs or [none]),
+        _first(projection, layers[0], layers[1], backward=backward),
+        tuple(_later(weight, bias, backward=backward) for weight, bias in pairs or [none]),
         len(pairs),
         _ACTIVATIONS[activation],
-        _segment_of(len(layers[-1])),
+        _room(strip_loops.SEGMENT, len(layers[-1])),
     )
 
 
-def _first(projection: Projection, weight: Tensor, bias: Tensor) -> First:
-    width, reads = padded(len(weight)), projection.reads
+def _first(projection: Projection, weight: Tensor, bias: Tensor, *, backward: bool) -> First:
+    width, columns = padded(len(weight)), projection.reads.columns
     narrow = _multiply_narrow if len(weight) < NARROW else None
     table = projection.table(weight, bias, width, narrow).numpy()
     of_own = [weight[:, m.columns].T for m in projection.own] or [weight.new_empty(0, len(weight))]
@@ -91,9 +92,9 @@ def _first(projection: Projection, weight: Tensor, bias: Tensor) -> First:
         table,
         _own(projection),
         own_weight,
-        torch.zeros(table.shape).numpy(),
-        torch.zeros(own_weight.shape).numpy(),
-        torch.empty(reads.columns, width).numpy(),
+        _gradient(table, backward=backward),
+        _gradient(own_weight, backward=backward),
+        _room(columns, width),
     )
 
 
@@ -119,21 +120,29 @@ def _multiply_narrow(cells: Tensor, weight: Tensor, table: Tensor, adds: bool) -
         multiply(cells.T.numpy(), _with_padding(weight.T), table.numpy(), adds)
 
 
-def _later(weight: Tensor, bias: Tensor) -> Later:
+def _later(weight: Tensor, bias: Tensor, *, backward: bool) -> Later:
     own, (own_bias,) = _with_padding(weight), _with_padding(bias[None])
     return Later(
         own,
         _with_padding(weight.T),
         own_bias,
-        torch.zeros(own.shape).numpy(),
-        torch.zeros(own_bias.shape).numpy(),
-        _segment_of(weight.shape[1]),
-        _segment_of(weight.shape[1]),
+        _gradient(own, backward=backward),
+        _gradient(own_bias, backward=backward),
+        _room(strip_loops.SEGMENT, weight.shape[1]),
+        _room(strip_loops.SEGMENT if backward else 0, weight.shape[1]),
     )
 
 
-def _segment_of(columns: int) -> Values:
-    return torch.empty(strip_loops.SEGMENT, padded(columns)).numpy()
+# All of it is torch's memory: it begins where a line of the processor's caches does, NumPy's does
+# not, and a quarter of the time of resampling depends on that.
+
+
+def _room(rows: int, columns: int) -> Values:
+    return torch.empty(rows, padded(columns)).numpy()
+
+
+def _gradient(values: Values, *, backward: bool) -> Values:
+    return torch.zeros(values.shape if backward else [0] * values.ndim).numpy()
 
 
 def _with_padding(matrix: Tensor) -> Values:
