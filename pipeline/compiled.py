@@ -81,8 +81,8 @@ class _KeptCode(FunctionCache):
 
 
 def _sources(module: ModuleType) -> set[Path]:
-    """Give the texts of a module and of all whose compiled functions are known in it."""
-    found, waiting = set(), [module]
+    """Give this text, a module's, and those of all modules whose compiled functions it knows."""
+    found, waiting = {Path(__file__)}, [module]
     while waiting:
         module = waiting.pop()
         path = Path(module.__file__ or "")

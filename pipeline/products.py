@@ -52,14 +52,15 @@ def multiply(a: Values, b: Values, c: Values, adds: bool = False, rectifies: boo
     Raises
     ------
     ValueError
-        If the shapes do not fit, or a row of b or c is not in one piece.
+        If the shapes do not fit, values are not of four bytes, or a row of b or c is not in one
+        piece.
     """
     rows, columns = c.shape
     depth = len(b)
     if a.shape != (rows, depth) or b.shape[1] != columns or columns % PANEL:
         raise ValueError("matrices whose shapes do not fit")
-    if rows * depth and (b.strides[1] != BYTES or c.strides[1] != BYTES):
-        raise ValueError("a matrix with rows that are not in one piece")
+    if a.itemsize != BYTES or (depth and b.strides[1] != BYTES) or (rows and c.strides[1] != BYTES):
+        raise ValueError("a matrix of another dtype, or with rows that are not in one piece")
     (a_row, a_term), b_term, c_row = a.strides, b.strides[0], c.strides[0]
     of_a, of_b, of_c = a.ctypes.data, b.ctypes.data, c.ctypes.data
     in_tiles = rows - rows % _ROWS
@@ -89,8 +90,15 @@ def multiply_narrow(a: Values, b: Values, c: Values, adds: bool = False) -> None
     c : array of float32, shape (m, n or more)
     adds : bool
         Whether the product is added to what is in ``c``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`multiply` does.
     """
     (terms, length), columns = a.shape, len(b)
+    if len(c) != length or c.shape[1] < columns:
+        raise ValueError("matrices whose shapes do not fit")
     transposed = np.empty((columns, PANEL), np.float32)
     rest = np.zeros((terms, PANEL), np.float32)
     for start in range(0, length, PANEL):

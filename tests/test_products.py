@@ -73,6 +73,22 @@ def test_rows_that_are_not_in_one_piece():
     a, b = np.zeros((4, 3), np.float32), np.zeros((PANEL, 3), np.float32).T
     with pytest.raises(ValueError, match="not in one piece"):
         multiply(a, b, np.zeros((4, PANEL), np.float32))
+    nothing, backwards = np.zeros((0, PANEL), np.float32), np.zeros((4, PANEL), np.float32)[:, ::-1]
+    with pytest.raises(ValueError, match="not in one piece"):
+        multiply(a[:, :0], nothing, backwards)
+
+
+def test_values_of_another_size():
+    a, b = np.zeros((4, 3)), np.zeros((3, PANEL), np.float32)
+    with pytest.raises(ValueError, match="another dtype"):
+        multiply(a, b, np.zeros((4, PANEL), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (5, 1)])
+def test_few_columns_that_do_not_fit(shape):
+    a, b = np.zeros((3, 5), np.float32), np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match="do not fit"):
+        multiply_narrow(a, b, np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("adds", [False, True])

@@ -35,7 +35,7 @@ def scores(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """See :func:`pipeline.hypercolumn.torch_strip.scores`; this gives the strip in one piece."""
     start, stop = projection.reads.strip
-    found = torch.empty(len(layers[-1]), (stop - start) * projection.reads.width)
+    found = layers[0].new_empty(len(layers[-1]), (stop - start) * projection.reads.width)
     loops = _loops(projection, layers, activation, backward=False)
     strip_loops.scores(loops, found.numpy())
     yield start, stop, found
@@ -104,7 +104,8 @@ def _own(projection: Projection) -> Values:
     if len(values) == 1 and values[0].T.is_contiguous():
         return values[0].T.numpy()
     start, stop = projection.reads.strip
-    own = torch.empty((stop - start) * projection.reads.width, sum(map(len, values))).numpy()
+    pixels, channels = (stop - start) * projection.reads.width, sum(map(len, values))
+    own = torch.empty(pixels, channels, dtype=torch.float32).numpy()
     first = 0
     for part in values:
         transpose(part.numpy(), own[:, first : first + len(part)])
@@ -138,14 +139,14 @@ def _later(weight: Tensor, bias: Tensor, *, backward: bool) -> Later:
 
 
 def _room(rows: int, columns: int) -> Values:
-    return torch.empty(rows, padded(columns)).numpy()
+    return torch.empty(rows, padded(columns), dtype=torch.float32).numpy()
 
 
 def _gradient(values: Values, *, backward: bool) -> Values:
-    return torch.zeros(values.shape if backward else [0] * values.ndim).numpy()
+    return torch.zeros(values.shape if backward else [0] * values.ndim, dtype=torch.float32).numpy()
 
 
 def _with_padding(matrix: Tensor) -> Values:
-    found = torch.zeros(len(matrix), padded(matrix.shape[1]))
+    found = matrix.new_zeros(len(matrix), padded(matrix.shape[1]))
     found[:, : matrix.shape[1]] = matrix
     return found.numpy()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
-from pipeline.vectors import BYTES, exponentiate
+from pipeline.vectors import BYTES, PANEL, exponentiate
 
 Values = NDArray[np.float32]
 
@@ -37,8 +37,8 @@ def cross_entropy(
     IndexError, ValueError
         If a label is none of the classes, or there are not as many of smoothing.
     """
-    if len(smoothing) != classes:
-        raise ValueError("smoothing is not of as many classes as there are logits")
+    if len(smoothing) != classes or logits.shape[1] % PANEL or logits.shape[1] < classes:
+        raise ValueError("logits or smoothing of another number of classes")
     smoothed = np.float32(0)
     for c in range(classes):
         smoothed += smoothing[c]

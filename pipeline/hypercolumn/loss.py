@@ -42,8 +42,8 @@ def head_loss(
     ----------
     head : DenseHead
     images : iterable of (maps, Target)
-        Maps as :meth:`Features.apply` returns them, in float; they receive no gradient. An image is
-        taken when it is its turn.
+        Maps as :meth:`Features.apply` returns them, in float; they receive no gradient. They are
+        taken as they are needed, on the CPU a few ahead of it.
     weight, bias : Tensor, optional
         To be used, and differentiated, in place of the first layer's own.
     kept : Tensor of int64, optional

@@ -193,7 +193,7 @@ def _derive(gradient: Values, outputs: Values, activation: int) -> None:
         row, output = gradient[i], outputs[i]
         if activation == RELU:
             for k in range(len(row)):
-                row[k] = row[k] if output[k] > 0 else np.float32(0)
+                row[k] = np.float32(0) if output[k] <= 0 else row[k]  # NaN is seen in the end
         elif activation == TANH:
             for k in range(len(row)):
                 row[k] *= 1 - output[k] * output[k]

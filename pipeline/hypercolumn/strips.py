@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 
 from pipeline.hypercolumn.reads import Rows, Size
-from pipeline.products import NARROW
 from pipeline.threads import in_order, on_one_thread
 
 R = TypeVar("R")
@@ -21,6 +20,10 @@ T = TypeVar("T")
 
 _PIXELS = 1 << 14
 """Of a strip, at most, or a single row has more: 4 strips of an image of 224x224."""
+
+_NARROW, _NARROW_PIXELS = 64, 1 << 18
+"""With fewer values than that to compute for each pixel, strips are of so many pixels: what takes
+time is to begin with one."""
 
 
 def over_strips(
@@ -62,8 +65,7 @@ def over_strips(
 
 
 def _divided(size: Size, width: int, device: torch.device) -> Iterator[Rows]:
-    # With few values for a pixel it would take no longer to compute it than to begin with a strip.
-    pixels = _PIXELS if width >= NARROW else 16 * _PIXELS
+    pixels = _PIXELS if width >= _NARROW else _NARROW_PIXELS
     count = -(-size[0] // max(1, pixels // size[1])) if device.type == "cpu" else 1
     return pairwise(size[0] * i // count for i in range(count + 1))
 

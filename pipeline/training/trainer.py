@@ -256,7 +256,7 @@ class _Loss(nn.Module):
         weight = self.head.weights[0] / self._scale
         # Not a product of matrices: autocast would round it, and dense() does not.
         bias = self.head.biases[0] - (weight * self._mean).sum(dim=1)
-        # One image at a time is on the device, however large the batch.
+        # One after another they go to the device, however many there are.
         images = (
             (
                 [m.to(label.device) for m in maps],

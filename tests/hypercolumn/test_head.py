@@ -108,6 +108,32 @@ def test_maps_with_their_channels_last(widths):
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("last", [False, True])
+def test_maps_of_another_dtype(dtype, last):
+    maps = [torch.randn(s).to(dtype) for s in [(8, 16, 24), (6, 8, 12), (3, 1, 1)]]
+    if last:
+        maps = [m.permute(1, 2, 0).contiguous().permute(2, 0, 1) for m in maps]
+    for widths in ((7,), (70, 5)):
+        head = random_head([8, 6, 3], widths, "half_pixel")
+        expected = head([m.float().contiguous() for m in maps], (16, 24))
+        torch.testing.assert_close(head(maps, (16, 24)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("way")
+def test_gradients_show_what_is_not_a_number():
+    """A loss that is none must not leave a head that looks sound."""
+    maps = [torch.randn(4, 6, 7), torch.randn(3, 3, 3)]
+    maps[1][1, 1, 1] = torch.nan
+    head = random_head([4, 3], (9, 5), "half_pixel")
+    target = Target(torch.randint(0, 5, (6, 7)), 255, torch.ones(5), torch.zeros(5), 42)
+    loss = head_loss(head, [(maps, target)])
+    assert loss.isnan()
+    for gradient in torch.autograd.grad(loss, list(head.parameters())):
+        assert gradient.isnan().any()
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("size", "shapes"), SIZES)
 @pytest.mark.parametrize("factor", [1, 3])  # as the loss may be a part of something larger
