@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pipeline.compiled.products import NARROW, multiply, multiply_narrow, padded, transpose
 from pipeline.hypercolumn import strip_loops
 from pipeline.hypercolumn.projection import Projection
 from pipeline.hypercolumn.resample import ReadArrays
 from pipeline.hypercolumn.strip_loops import First, Later, Loops, Values
 from pipeline.hypercolumn.target import Target
-from pipeline.products import NARROW, multiply, multiply_narrow, padded, transpose
 
 _ACTIVATIONS = {
     "relu": strip_loops.RELU,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
-from pipeline.vectors import BYTES, PANEL, exponentiate
+from pipeline.compiled.vectors import BYTES, PANEL, exponentiate
 
 Values = NDArray[np.float32]
 
@@ -24,7 +24,7 @@ def cross_entropy(
     ----------
     logits : array of float32, shape (n, columns)
         The classes come first, and fill the columns up to a multiple of
-        :data:`~pipeline.vectors.PANEL`. Overwritten.
+        :data:`~pipeline.compiled.vectors.PANEL`. Overwritten.
     classes : int
     true : array of int64, shape (n,)
         y.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
-from pipeline.vectors import BYTES, blend, share_weighted_sum, weighted_sum
+from pipeline.compiled.vectors import BYTES, blend, share_weighted_sum, weighted_sum
 
 Indices = NDArray[np.int64]
 Values = NDArray[np.float32]
@@ -81,8 +81,8 @@ def resample(
         The row of the strip, and the first pixel in it.
     table : array of float32, shape (cells, K)
         The cells of all maps that the strip reads. K is a multiple of
-        :data:`~pipeline.vectors.PANEL`, and nothing lies between the rows of this and of what
-        follows.
+        :data:`~pipeline.compiled.vectors.PANEL`, and nothing lies between the rows of this and of
+        what follows.
     between : array of float32, shape (columns, K)
         Overwritten. There are as many columns as in a row of all maps.
     sides : tuple

@@ -1,7 +1,7 @@
 """The compiled loops of :mod:`pipeline.hypercolumn.compiled_strip`, and the arrays they work on.
 
 Whatever has a channel, unit or class for every column is padded, to a multiple of
-:data:`~pipeline.vectors.PANEL` columns; what the loops put there does not count.
+:data:`~pipeline.compiled.vectors.PANEL` columns; what the loops put there does not count.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
+from pipeline.compiled.products import multiply
 from pipeline.hypercolumn.cross_entropy import cross_entropy
 from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, find_sides, resample
-from pipeline.products import multiply
 
 SEGMENT = 64
 """Pixels of a row that are computed together, at most: with 512 hidden units 128 KiB of values, as

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.compiled.vectors import PANEL
 from pipeline.hypercolumn import hypercolumn_map
 from pipeline.hypercolumn.gathered import GatheringResampler
 from pipeline.hypercolumn.reads import Reads, Rows
 from pipeline.hypercolumn.resample import ReadArrays, add_adjoint, find_sides, resample
-from pipeline.vectors import PANEL
 
 MAPS = [
     ((33, 47), [(17, 23), (9, 12), (1, 1)]),

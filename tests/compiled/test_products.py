@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.products import PANEL, multiply, multiply_narrow, padded, transpose
+from pipeline.compiled.products import PANEL, multiply, multiply_narrow, padded, transpose
 
 SHAPES = [(1, 1, 1), (4, 3, PANEL), (7, 5, PANEL), (56, 512, PANEL), (21, 57, 528), (3, 0, PANEL)]
 

@@ -26,7 +26,7 @@ def call(folder: Path, program: str = CALL) -> str:
     """Run a program in a new process, in which only what it needs is loaded."""
     env = {
         **os.environ,
-        "PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parents[1]}",
+        "PYTHONPATH": f"{folder}{os.pathsep}{Path(__file__).parents[2]}",
         # Python itself takes a text that is as long and as old for the same.
         "PYTHONDONTWRITEBYTECODE": "1",
         "XDG_CACHE_HOME": str(folder / "home"),
@@ -85,7 +85,7 @@ def test_code_for_other_dtypes_is_never_taken(folder: Path) -> None:
 
 
 def test_several_processes_compile_at_the_same_time(folder: Path) -> None:
-    path = f"{folder}{os.pathsep}{Path(__file__).parents[1]}"
+    path = f"{folder}{os.pathsep}{Path(__file__).parents[2]}"
     env = {**os.environ, "PYTHONPATH": path}
     kinds = ["arange(10.0)", "arange(10)", "arange(10, dtype='f4')"]
     running = [

@@ -9,8 +9,8 @@ what this does.
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compiled import Compiled
-from pipeline.vectors import BYTES, PANEL, product_tile
+from pipeline.compiled.function import Compiled
+from pipeline.compiled.vectors import BYTES, PANEL, product_tile
 
 Values = NDArray[np.float32]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.compiled import Compiled
-from pipeline.vectors import (
+from pipeline.compiled.vectors import (
     BYTES,
     PANEL,
     blend,
