@@ -4,13 +4,16 @@ import random
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fuzz.harness import load_target, mutate, run_one
 from fuzz.targets import TARGETS
+from pipeline.data import images
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_changed_inputs_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    limits = images.MAX_PIXELS, Image.MAX_IMAGE_PIXELS
     target, chance = load_target(name), random.Random(name)
     pool = target.seeds()
     for data in pool:
@@ -19,6 +22,8 @@ def test_changed_inputs_are_read_or_refused(name: str, tmp_path: Path) -> None:
         data = mutate(target, chance.choice(pool), chance)
         run_one(target, data, tmp_path)
         pool.append(data)
+    # What other tests in this process rely on is as it was.
+    assert limits == (images.MAX_PIXELS, Image.MAX_IMAGE_PIXELS)
 
 
 def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:

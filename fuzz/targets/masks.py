@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from fuzz.bytes_values import flip
+from fuzz.pictures import small_pictures
 from pipeline.data import images, read_mask, read_note, write_mask
 
 PACKAGES = "pipeline.data PIL"
-
-images.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 1 << 20
 _HEAD = b"\x89PNG\r\n\x1a\n"
 
 
@@ -85,6 +84,7 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
+@small_pictures()
 def check(data: bytes, folder: Path) -> None:
     """Read a mask; what is read survives being written and read again."""
     path = folder / "mask.png"
