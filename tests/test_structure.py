@@ -79,6 +79,7 @@ def test_imports_run_one_way(module: str) -> None:
         ("sklearn", {"classifiers"}),
         ("skops", {"classifiers"}),
         ("numba", {"compiled"}),
+        ("llvmlite", {"compiled"}),
         ("safetensors", {"backbones", "tensorfile"}),
         ("skimage", {"refinement"}),
         ("yaml", {"cli", "yaml_file"}),

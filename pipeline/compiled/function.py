@@ -9,7 +9,8 @@ are never taken in another order than the one written.
 Machine code is kept beside the module, in ``__pycache__``, or where that cannot be written in the
 user's own cache folder. Each piece of it is a file of its own, written whole, with a digest of its
 contents and of what it was compiled from and for: what was damaged, or belongs to another text of
-the module, another processor or another version of Numba, is compiled again.
+the module or of one whose functions it calls, to another processor or another version of Numba, is
+compiled again.
 """
 
 import os
@@ -120,7 +121,7 @@ class _Files:
         return pickle.loads(code)
 
     def save(self, key: object, data: object) -> None:
-        """Write it, whole or not at all, and remove what belongs to other texts of the module."""
+        """Write it, whole or not at all, and remove what belongs to other texts."""
         path, made_from = self._place(key)
         code = dumps(data)
         own = path.with_suffix(f".{os.getpid()}.tmp")

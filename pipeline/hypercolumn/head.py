@@ -107,7 +107,6 @@ class DenseHead(nn.Module):
         layers = [self.weights[0], self.biases[0], *self.later]
         strip_scores = (compiled_strip if compiled_strip.is_for(layers[0]) else torch_strip).scores
         found: Tensor = layers[0].new_empty(self.n_classes, *size)
-
         maps = [m.to(found.dtype) for m in maps]
 
         def of_strip(maps: Sequence[Tensor], strip: Rows) -> None:

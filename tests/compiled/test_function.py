@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.compiled import function, products, vectors
+from pipeline.compiled.function import _sources
+from pipeline.hypercolumn import cross_entropy, labels, resample, strip_loops
+
 MODULE = """
 import numpy as np
 from pipeline.compiled import Compiled
@@ -141,6 +145,13 @@ def scaled(_context, factor):
     assert call(folder) == "270.0"
     (folder / "scaling.py").write_text(scaling.replace("(3)", "(5)"))
     assert call(folder) == "450.0"
+
+
+def test_what_it_is_compiled_with_is_part_of_what_it_is_compiled_from() -> None:
+    """The flags are in the text of that module, and stay so through modules that are called."""
+    modules = [function, vectors, products, resample, cross_entropy, strip_loops]
+    assert _sources(strip_loops) == {Path(module.__file__ or "") for module in modules}
+    assert Path(function.__file__) in _sources(labels)
 
 
 def test_where_the_module_cannot_be_written_it_is_kept_elsewhere(folder: Path) -> None:
