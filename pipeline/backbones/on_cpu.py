@@ -6,7 +6,10 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from pipeline.compiled.panels import in_panels
 
 Place = tuple[Tensor, int]
 """Maps ``(N, h, w, C)`` without gaps, and the first of the channels to write to."""
@@ -76,14 +79,7 @@ class FrozenConv2d(nn.Conv2d):
         return height, images.shape[3] + 2 * int(padding[1]) - size[1] + 1
 
     @cached_property
-    def added(self) -> Tensor:
-        """The bias, (C_out,), of zeros where there is none."""
-        return self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
-
-    @property
-    def lowest(self) -> np.float32:
-        """The least value that it gives."""
-        return _NOUGHT if self.relu else _ALL
-
-
-_NOUGHT, _ALL = np.float32(0), np.float32(-np.inf)
+    def bias_panels(self) -> NDArray[np.float32]:
+        """The bias, (P, 16), of zeros where there is none."""
+        bias = self.weight.new_zeros(self.out_channels) if self.bias is None else self.bias
+        return in_panels(bias.numpy())

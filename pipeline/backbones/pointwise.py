@@ -1,9 +1,13 @@
 """1x1 convolutions as what they are with the channels last: one product of matrices."""
 
-import torch
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbones.on_cpu import FrozenConv2d, Place
+from pipeline.compiled.panels import in_panels, multiply_by_panels
 
 
 class PointwiseConv2d(FrozenConv2d):
@@ -21,14 +25,12 @@ class PointwiseConv2d(FrozenConv2d):
     def convolve(self, images: Tensor, place: Place) -> None:
         """Convolve images (N, H, W, C) that have no gaps in memory."""
         maps, first = place
-        cells, out = images.view(-1, self.in_channels), maps.view(-1, maps.shape[3])
-        if out.shape[1] > self.out_channels:
-            out = out.narrow(1, first, self.out_channels)
-        torch.addmm(self.added, cells, self._matrix, out=out)
-        if self.relu:
-            out.relu_()
+        multiply_by_panels(
+            images.view(-1, self.in_channels).numpy(), self._matrix, self.bias_panels, self.relu,
+            maps.view(-1, maps.shape[3]).numpy(), first, self.out_channels,
+        )  # fmt: skip
 
-    @property
-    def _matrix(self) -> Tensor:
-        """The kernel, (C_in, C_out)."""
-        return self.weight.view(self.out_channels, self.in_channels).t()
+    @cached_property
+    def _matrix(self) -> NDArray[np.float32]:
+        """The weights, (P, C_in, 16)."""
+        return in_panels(self.weight.view(self.out_channels, -1).t().numpy())

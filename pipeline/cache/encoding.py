@@ -6,21 +6,19 @@ What converts values imports torch when it is called: looking into a cache does 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.cache.encoding_loops import convert, peaks
 from pipeline.errors import CacheOverflowError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 BYTES_PER_VALUE = {"float16": 2, "float32": 4, "int8": 1}
 
-_PIECE = 1_048_576
-"""Values that are converted in one go."""
+_FIRST_TOO_LARGE = {"float16": 65520, "float32": np.inf, "int8": np.inf}
+"""What would be stored as infinity."""
 _SERIAL = 32_767
 """Values that torch converts without starting threads, which would hang in a forked process."""
 
@@ -106,82 +104,43 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
     CacheOverflowError
         If a value is not finite, or does not fit ``dtype``.
     """
-    import torch
+    flat = _in_one_piece(values.reshape(len(values), -1))
+    scale = _scale(flat) if dtype == "int8" else np.ones(len(flat), np.float32)
+    stored = np.empty(flat.shape, dtype)
+    # Numba has no float16.
+    largest = convert(flat, scale, stored.view(np.uint16) if dtype == "float16" else stored)
+    if not largest < _FIRST_TOO_LARGE[dtype] or not np.isfinite(scale).all():
+        _require_finite(values, dtype, image_id=image_id, tap=tap)
+    return StoredArray(stored.reshape(values.shape), scale if dtype == "int8" else None)
 
-    scale = _scale(values) if dtype == "int8" else None
-    stored = StoredArray(_stored_values(values, np.dtype(dtype), scale), scale)
-    # One of these two is not finite if any value is not.
-    looked_at = stored.values if scale is None else scale
-    if not torch.stack(torch.from_numpy(looked_at).aminmax()).isfinite().all():
-        _require_finite(values, looked_at, image_id=image_id, tap=tap)
-    return stored
+
+def _in_one_piece(flat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give values (C, n) of which those of a channel or those of a cell lie side by side."""
+    return flat if flat.itemsize in flat.strides else np.ascontiguousarray(flat)
 
 
-def _scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scale(flat: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give what the int8 values of each channel are to be multiplied by, (C,)."""
-    import torch
-
-    flat = torch.from_numpy(values.reshape(len(values), -1))
-    peak = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)).numpy()
+    bits = np.zeros(len(flat), np.int32)
+    peaks(flat.view(np.int32), bits)
+    peak = bits.view(np.float32)
     # Below the normal numbers a quotient has too few bits left to serve as a scale.
     smallest = 127 * np.finfo(np.float32).tiny
     scale: NDArray[np.float32] = np.where(peak < smallest, np.float32(1), peak / 127)
     return scale
 
 
-def _stored_values(
-    values: NDArray[np.float32], dtype: np.dtype[Any], scale: NDArray[np.float32] | None
-) -> NDArray[Any]:
-    """Give a map in C order and another dtype, over its scale if there is one.
-
-    It is done in pieces, which stay in the processor's own memory from one step to the next.
-    """
-    import torch
-
-    flat = values.reshape(len(values), -1)
-    stored = np.empty(flat.shape, dtype)
-    target = torch.from_numpy(stored)
-    step = max(1, _PIECE // len(values))
-    for start in range(0, flat.shape[1], step):
-        some = slice(start, start + step)
-        piece = _by_channel(torch.from_numpy(flat[:, some]))
-        if scale is not None:
-            piece = (piece / torch.from_numpy(scale)[:, None]).round_()
-        target[:, some] = piece
-    return stored.reshape(values.shape)
-
-
-def _by_channel(piece: Tensor) -> Tensor:
-    """Put the values of a channel side by side, where those of a cell are: (C, n).
-
-    A backbone on the CPU leaves them so. Of all that torch and NumPy have for it, shuffling the
-    channels of a single cell is alone in transposing with vector instructions, in half of the time.
-    """
-    from torch.nn.functional import channel_shuffle
-
-    channels, cells = piece.shape
-    count = channels * cells
-    if piece.stride() != (1, channels) or cells == 1:
-        return piece
-    as_cell = piece.as_strided((1, count, 1, 1), (count, 1, count, count))
-    return channel_shuffle(as_cell, cells).reshape(channels, cells)
-
-
-def _require_finite(
-    values: NDArray[np.float32], stored: NDArray[Any], *, image_id: str, tap: str
-) -> None:
-    """Raise CacheOverflowError, saying why, if there is a value that is not finite."""
+def _require_finite(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) -> None:
+    """Raise CacheOverflowError, saying why."""
     if not np.isfinite(values).all():
         raise CacheOverflowError(
             f"image {image_id}, tap {tap}: the backbone gave a value that is not finite; "
             "check its weights"
         )
-    if not np.isfinite(stored).all():
-        raise CacheOverflowError(
-            f"image {image_id}, tap {tap}: the value {np.abs(values).max():.6g} does not fit "
-            f"{stored.dtype}; extract with --dtype float32, or with --input imagenet if the input "
-            "was raw"
-        )
+    raise CacheOverflowError(
+        f"image {image_id}, tap {tap}: the value {np.abs(values).max():.6g} does not fit "
+        f"{dtype}; extract with --dtype float32, or with --input imagenet if the input was raw"
+    )
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import h5py
@@ -203,11 +204,23 @@ def _write_deflated(group: h5g.GroupID, name: str, array: StoredArray) -> _Writt
 
 
 def _create(group: h5g.GroupID, name: str, values: NDArray[Any], filter_: int) -> h5d.DatasetID:
+    layout = _layout()
+    if filter_ == DEFLATED:
+        layout = layout.copy()
+        layout.set_chunk(values.shape)
+        layout.set_deflate(LEVEL)
+    space = h5s.create_simple(values.shape)
+    return h5d.create(group, name.encode(), _kind(values.dtype), space, layout)
+
+
+@cache
+def _layout() -> h5p.PropDCID:
     layout = h5p.create(h5p.DATASET_CREATE)
     layout.set_obj_track_times(False)
     layout.set_fill_time(h5d.FILL_TIME_NEVER)
-    if filter_ == DEFLATED:
-        layout.set_chunk(values.shape)
-        layout.set_deflate(LEVEL)
-    kind, space = h5t.py_create(values.dtype), h5s.create_simple(values.shape)
-    return h5d.create(group, name.encode(), kind, space, layout)
+    return layout
+
+
+@cache
+def _kind(dtype: np.dtype[Any]) -> h5t.TypeID:
+    return h5t.py_create(dtype)

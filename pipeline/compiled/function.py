@@ -82,8 +82,8 @@ class _KeptCode(FunctionCache):
 
 
 def _sources(module: ModuleType) -> set[Path]:
-    """Give this text, a module's, and those of all modules whose compiled functions it knows."""
-    found, waiting = {Path(__file__)}, [module]
+    """Give a module's text, those of all whose compiled functions it knows, and of this package."""
+    found, waiting = set(Path(__file__).parent.glob("*.py")), [module]
     while waiting:
         module = waiting.pop()
         path = Path(module.__file__ or "")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled.function import Compiled
-from pipeline.compiled.vectors import BYTES, PANEL, product_tile
+from pipeline.compiled.vectors import PANEL, product_tile
+from pipeline.compiled.writer import BYTES
 
 Values = NDArray[np.float32]
 
@@ -25,7 +26,7 @@ _COLUMNS = 256
 """Transposed together: a row's are read in one go, and their columns are in a cache until the next
 row's follow."""
 
-_tile, _single = product_tile(_ROWS), product_tile(1)
+_tile, _single = product_tile(_ROWS, PANEL), product_tile(1, PANEL)
 
 
 def padded(length: int) -> int:
@@ -64,16 +65,19 @@ def multiply(a: Values, b: Values, c: Values, adds: bool = False, rectifies: boo
     (a_row, a_term), b_term, c_row = a.strides, b.strides[0], c.strides[0]
     of_a, of_b, of_c = a.ctypes.data, b.ctypes.data, c.ctypes.data
     in_tiles = rows - rows % _ROWS
+    zeros = np.zeros(PANEL, np.float32)
     for column in range(0, columns * BYTES, PANEL * BYTES):
         for row in range(0, in_tiles, _ROWS):
             _tile(
                 of_a + row * a_row, a_row, a_term, of_b + column, b_term,
-                of_c + row * c_row + column, c_row, depth, adds, rectifies,
+                of_c + row * c_row + column if adds else zeros.ctypes.data, c_row if adds else 0,
+                of_c + row * c_row + column, c_row, depth, rectifies,
             )  # fmt: skip
         for row in range(in_tiles, rows):
             _single(
                 of_a + row * a_row, a_row, a_term, of_b + column, b_term,
-                of_c + row * c_row + column, c_row, depth, adds, rectifies,
+                of_c + row * c_row + column if adds else zeros.ctypes.data, c_row if adds else 0,
+                of_c + row * c_row + column, c_row, depth, rectifies,
             )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
-from pipeline.compiled.vectors import BYTES, PANEL, exponentiate
+from pipeline.compiled.vectors import PANEL, exponentiate
+from pipeline.compiled.writer import BYTES
 
 Values = NDArray[np.float32]
 

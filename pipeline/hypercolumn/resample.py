@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import Compiled
-from pipeline.compiled.vectors import BYTES, blend, share_weighted_sum, weighted_sum
+from pipeline.compiled.vectors import blend, share_weighted_sum, weighted_sum
+from pipeline.compiled.writer import BYTES
 
 Indices = NDArray[np.int64]
 Values = NDArray[np.float32]

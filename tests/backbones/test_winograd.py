@@ -34,12 +34,10 @@ def assert_close(found, expected):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Count how many bands are computed the fast way."""
+    """Count how many images are computed the fast way."""
     calls = []
-    to_products = winograd.to_products
-    monkeypatch.setattr(
-        winograd, "to_products", lambda *given: (calls.append(1), to_products(*given))[1]
-    )
+    convolve = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *given: (calls.append(1), convolve(*given))[1])
     return calls
 
 
@@ -55,33 +53,50 @@ def test_every_size_and_padding(size, padding, taken):
     assert_close(found, in_float64(plain, images))
 
 
-@pytest.mark.parametrize(("channels", "bias"), [((64, 80), True), ((96, 64), False)])
-@pytest.mark.parametrize("at_once", [1, 17, 512])
-def test_channels_bias_and_bands(channels, bias, at_once, taken, monkeypatch):
-    monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", at_once * sum(channels))
+@pytest.mark.parametrize("channels", [(64, 80), (96, 64), (24, 37), (16, 16)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_channels_and_bias(channels, bias, taken):
     fast, plain = fast_and_plain(channels, bias=bias)
     images = torch.randn(1, channels[0], 33, 45).relu()
     found = fast(images.contiguous(memory_format=torch.channels_last))
-    assert len(taken) == {1: 9, 17: 9, 512: 1}[at_once]
+    assert len(taken) == 1
     assert_close(found, in_float64(plain, images))
 
 
-@pytest.mark.parametrize("at_once", [24, 80])
-def test_large_kernels_are_transformed_piece_by_piece_and_not_kept(at_once, monkeypatch):
-    monkeypatch.setattr(winograd, "_KEPT", 64 * 80 - 1)
-    monkeypatch.setattr(winograd, "_KERNELS_AT_ONCE", at_once)
-    fast, plain = fast_and_plain((64, 80))
+def test_bits_do_not_depend_on_how_many_tiles_are_computed_at_once(monkeypatch):
     images = torch.randn(1, 64, 33, 45)
-    assert_close(fast(images), in_float64(plain, images))
-    assert "_kept" not in vars(fast)
-    monkeypatch.setattr(winograd, "_KEPT", 64 * 80)
-    assert_close(fast(images), in_float64(plain, images))
-    assert fast._kept.shape == (36, 64, 80)
+    found = []
+    for tiles in (1, 24, 1000):
+        monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", 0)
+        monkeypatch.setattr(winograd, "_TILES_AT_ONCE", tiles - 16)
+        found.append(fast_and_plain()[0](images))
+    assert found[0].equal(found[1]) and found[0].equal(found[2])
+
+
+def test_only_its_own_channels_are_written_and_nothing_outside_the_image_is_read():
+    fast, plain = fast_and_plain((24, 37))
+    around = torch.full((3, 30, 29, 24), torch.nan)
+    images = around[1:2]
+    images.copy_(torch.randn(1, 30, 29, 24))
+    maps = torch.full((1, 30, 29, 60), 7.0)
+    fast(images.permute(0, 3, 1, 2), (maps, 11))
+    expected = in_float64(plain, images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert_close(maps[..., 11:48], expected)
+    assert (maps[..., :11] == 7).all() and (maps[..., 48:] == 7).all()
+
+
+def test_a_relu_in_it():
+    fast, plain = fast_and_plain((24, 37))
+    fast.relu = True
+    images = torch.randn(1, 24, 28, 30)
+    assert_close(fast(images), in_float64(plain, images).relu())
+    images[0, 3, 9, 9] = torch.nan
+    assert fast(images)[0, :, 9, 9].isnan().all()
 
 
 def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):
     fast, plain = fast_and_plain()
-    small, large = torch.randn(1, 64, 12, 20), torch.randn(1, 64, 28, 28)
+    small, large = torch.randn(1, 64, 4, 12), torch.randn(1, 64, 28, 28)
     assert fast(small).equal(plain(small))
     assert fast.double()(large.double()).equal(plain.double()(large.double()))
     assert not taken
@@ -97,6 +112,7 @@ def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):
         nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(64, 64, 3, padding="same"),
         nn.Conv2d(3, 64, 3, padding=1),
+        nn.Conv2d(28, 64, 3, padding=1),
     ],
 )
 def test_other_convolutions_stay_what_they_are(module):

@@ -110,17 +110,48 @@ def test_overflow_names_image_tap_and_remedy(sign):
     [(1, 1, 1), (1, 5, 7), (7, 1, 1), (3, 2, 2), (64, 13, 9), (96, 109, 101), (700, 30, 41)],
 )
 def test_what_is_stored_does_not_depend_on_memory_order(dtype, shape):
-    """Maps come with channels last from the CPU; the largest of these are done in pieces."""
+    """Maps come with channels last from the CPU, and may be some channels of a larger one."""
     values = np.random.default_rng(0).normal(0, 9, shape).astype(np.float32)
     channels_last = np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
-    plain, found = stored(values, dtype), stored(channels_last, dtype)
-    assert found.values.flags.c_contiguous
-    assert found.digest == plain.digest
+    larger = np.full((*shape[1:], shape[0] + 9), np.nan, np.float32)
+    larger[..., 5:-4] = values.transpose(1, 2, 0)
+    plain = stored(values, dtype)
+    orders = channels_last, larger[..., 5:-4].transpose(2, 0, 1), values[:, ::-1][:, ::-1]
+    for order in (*orders, np.asfortranarray(values)):
+        found = stored(order, dtype)
+        assert found.values.flags.c_contiguous
+        assert found.digest == plain.digest
     if dtype != "int8":
         np.testing.assert_array_equal(found.values, values.astype(dtype))
     else:
         expected = np.round(values / plain.scale[:, None, None]).astype(np.int8)
         np.testing.assert_array_equal(found.values, expected)
+
+
+def test_float16_is_rounded_as_numpy_rounds():
+    """All float16, what is halfway between two, and what is beside that; and any bits."""
+    half = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (half[:-1] + half[1:]) / 2
+    bits = np.random.default_rng(0).integers(0, 1 << 31, 200_000).astype(np.uint32)
+    any_values = bits.view(np.float32)
+    beside = [np.nextafter(between, np.float32(to)) for to in (-1, 1e9)]
+    values = np.concatenate([half, between, *beside, any_values[any_values < 65520]])
+    values = np.concatenate([values, -values])
+    for order in ("C", "F"):
+        found = stored(
+            np.asarray(values[: len(values) // 16 * 16].reshape(16, -1, 1), order=order), "float16"
+        )
+        expected = values[: found.values.size].astype(np.float16)
+        assert np.array_equal(found.values.reshape(-1).view(np.uint16), expected.view(np.uint16))
+
+
+@pytest.mark.parametrize("value", [65520, 1e38, -65520])
+def test_the_least_that_does_not_fit_float16(value):
+    values = np.full((3, 9, 7), np.float32(65519.996), np.float32)
+    assert np.isfinite(stored(values, "float16").values).all()
+    values[1, 8, 6] = value
+    with pytest.raises(CacheOverflowError, match="does not fit float16"):
+        stored(values, "float16")
 
 
 def test_the_largest_float16_is_no_overflow():

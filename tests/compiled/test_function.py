@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compiled import function, products, vectors
+from pipeline.compiled import function, vectors
 from pipeline.compiled.function import _sources
 from pipeline.hypercolumn import cross_entropy, labels, resample, strip_loops
 
@@ -148,10 +148,38 @@ def scaled(_context, factor):
 
 
 def test_what_it_is_compiled_with_is_part_of_what_it_is_compiled_from() -> None:
-    """The flags are in the text of that module, and stay so through modules that are called."""
-    modules = [function, vectors, products, resample, cross_entropy, strip_loops]
-    assert _sources(strip_loops) == {Path(module.__file__ or "") for module in modules}
-    assert Path(function.__file__) in _sources(labels)
+    """The package, whose flags and numbers are in it, and all modules that are called."""
+    package = set(Path(function.__file__).parent.glob("*.py"))
+    modules = [resample, cross_entropy, strip_loops]
+    assert _sources(strip_loops) == package | {Path(module.__file__ or "") for module in modules}
+    assert {Path(function.__file__), Path(vectors.__file__)} <= package < _sources(labels)
+
+
+def test_it_works_on_processors_without_long_vectors() -> None:
+    """Numba compiles for one that has only what every x86-64 processor has, or any of its kind."""
+    program = """
+import numpy as np, torch
+from pipeline.backbones.winograd import WinogradConv2d
+from pipeline.cache.encoding import encode
+
+convolution = WinogradConv2d.of(torch.nn.Conv2d(16, 24, 3, padding=1)).requires_grad_(False)
+image = torch.randn(1, 16, 21, 30, generator=torch.Generator().manual_seed(0))
+assert convolution.takes(image)
+plain = torch.nn.functional.conv2d(image, convolution.weight, convolution.bias, padding=1)
+assert (convolution(image) - plain).abs().max() < 1e-5
+values = image[0].numpy()
+for dtype in ("float16", "float32"):
+    stored = encode(values, dtype, image_id="", tap="").values
+    assert np.array_equal(stored, values.astype(dtype))
+stored = encode(values, "int8", image_id="", tap="")
+assert abs(stored.decoded() - values).max() < 0.51 * stored.scale.max()
+print("as elsewhere")
+"""
+    env = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "as elsewhere"), done.stderr
 
 
 def test_where_the_module_cannot_be_written_it_is_kept_elsewhere(folder: Path) -> None:

@@ -3,14 +3,8 @@
 import numpy as np
 
 from pipeline.compiled import Compiled
-from pipeline.compiled.vectors import (
-    BYTES,
-    PANEL,
-    blend,
-    exponentiate,
-    share_weighted_sum,
-    weighted_sum,
-)
+from pipeline.compiled.vectors import PANEL, blend, exponentiate, share_weighted_sum, weighted_sum
+from pipeline.compiled.writer import BYTES
 
 
 @Compiled
