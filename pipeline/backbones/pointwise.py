@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbones.on_cpu import FrozenConv2d, Place
-from pipeline.compiled.panels import in_panels, multiply_by_panels
+from pipeline.compiled import threads_to_share
+from pipeline.compiled.panels import in_panels, multiply_by_panels, multiply_in_parts
 
 
 class PointwiseConv2d(FrozenConv2d):
@@ -25,10 +26,13 @@ class PointwiseConv2d(FrozenConv2d):
     def convolve(self, images: Tensor, place: Place) -> None:
         """Convolve images (N, H, W, C) that have no gaps in memory."""
         maps, first = place
-        multiply_by_panels(
-            images.view(-1, self.in_channels).numpy(), self._matrix, self.bias_panels, self.relu,
-            maps.view(-1, maps.shape[3]).numpy(), first, self.out_channels,
-        )  # fmt: skip
+        cells, out = images.view(-1, self.in_channels).numpy(), maps.view(-1, maps.shape[3]).numpy()
+        what = cells, self._matrix, self.bias_panels, self.relu, out, first, self.out_channels
+        threads = threads_to_share()
+        if threads == 1:
+            multiply_by_panels(*what)
+        else:
+            multiply_in_parts(*what, threads)
 
     @cached_property
     def _matrix(self) -> NDArray[np.float32]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbones.on_cpu import FrozenConv2d, Place
-from pipeline.backbones.winograd_loops import convolve
+from pipeline.backbones.winograd_loops import convolve, convolve_in_parts
+from pipeline.compiled import threads_to_share
 from pipeline.compiled.panels import in_panels
 from pipeline.compiled.writer import LANES
 
@@ -61,15 +62,18 @@ class WinogradConv2d(FrozenConv2d):
         """Convolve images (N, H, W, C) that have no gaps in memory."""
         maps, first = place
         padding = int(self.padding[0]), int(self.padding[1])
-        across = -(-maps.shape[2] // _TILE)
         tiles = max(
             _VALUES_AT_ONCE // (36 * self.in_channels), _TILES_AT_ONCE + self.in_channels // 4
         )
+        down, across = (-(-length // _TILE) for length in maps.shape[1:3])
+        at_once, threads = max(1, tiles // across), threads_to_share()
+        what = self._kernels, self.bias_panels, self.relu, padding
         for image, out in zip(images.numpy(), maps.numpy(), strict=True):
-            convolve(
-                image, self._kernels, self.bias_panels, self.relu, padding,
-                max(1, tiles // across), out, first, self.out_channels,
-            )  # fmt: skip
+            where = out, first, self.out_channels
+            if threads == 1:
+                convolve(image, *what, 0, down, at_once, *where)
+            else:
+                convolve_in_parts(image, *what, at_once, *where, threads)
 
     @cached_property
     def _kernels(self) -> NDArray[np.float32]:

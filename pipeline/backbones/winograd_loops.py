@@ -8,7 +8,7 @@ from pipeline.backbones.winograd_tiles import (
     tile_from_products,
     tile_to_products,
 )
-from pipeline.compiled import Compiled
+from pipeline.compiled import Compiled, SharedOut, prange
 from pipeline.compiled.panels import ROWS, WIDTH, tile
 from pipeline.compiled.writer import BYTES, LANES
 
@@ -17,7 +17,10 @@ Array = NDArray[np.float32]
 _TOGETHER = 2 * ROWS
 """Tiles whose 36 products for a panel fit into the fastest cache, in 27 kB."""
 _APART = 16
-"""Values between two of the 36: at distances of powers of two they would displace each other."""
+"""Values between two of 36 arrays: at distances of powers of two they would displace each other."""
+_ROWS_OF_A_PART = 4
+"""With fewer rows of tiles for each thread some would have much less to do than others; there are
+many channels then."""
 _TERM, _VECTOR = WIDTH * BYTES, LANES * BYTES
 
 
@@ -28,6 +31,8 @@ def convolve(
     bias: Array,
     rectifies: bool,
     padding: tuple[int, int],
+    begin: int,
+    end: int,
     at_once: int,
     out: Array,
     channel: int,
@@ -47,47 +52,82 @@ def convolve(
         Whether zero takes the place of what is less.
     padding
         Rows and columns of zeros around the map.
+    begin, end
+        Which rows of tiles of 4x4 outputs are computed.
     at_once
-        Rows of tiles for which all inputs of products are in memory.
+        Of them, those for which all inputs of products are in memory.
     out
         ``(h, w, C')``, the values of a cell side by side.
     channel, wanted
         The first of its channels to write to, and how many of them.
     """
-    height, width, _ = out.shape
-    channels = image.shape[2]
-    down, across = -(-height // 4), -(-width // 4)
-    most = -(-min(at_once, down) * across // ROWS) * ROWS
+    channels, across = image.shape[2], -(-out.shape[1] // 4)
+    most = -(-min(at_once, end - begin) * across // ROWS) * ROWS
     values = np.zeros((36, most * channels + _APART), np.float32)
-    factors = np.empty((36, channels * WIDTH + _APART), np.float32)
+    factors = np.empty((36, channels + 1, WIDTH), np.float32)[:, :channels]
     sums = np.empty((36, _TOGETHER, WIDTH), np.float32)
-    edge, part = np.empty((6, 6, channels), np.float32), np.empty((4, 4, WIDTH), np.float32)
-    for top in range(0, down, at_once):
-        tiles = min(at_once, down - top) * across
-        _take(image, padding, top, across, tiles, values, edge)
+    for top in range(begin, end, at_once):
+        tiles = min(at_once, end - top) * across
+        _to_products(image, padding, top, across, tiles, values)
         for panel in range(len(kernels)):
             _transform(kernels[panel], factors)
             at, count = channel + panel * WIDTH, min(WIDTH, wanted - panel * WIDTH)
             for first in range(0, tiles, _TOGETHER):
                 together = min(_TOGETHER, tiles - first)
                 _multiply(values, first, together, factors, channels, sums)
-                for i in range(together):
-                    y, x = 4 * (top + (first + i) // across), 4 * ((first + i) % across)
-                    _put(sums, i, bias[panel], rectifies, out, y, x, at, count, part)
+                _from_products(sums, together, bias[panel], rectifies, out, top, first, at, count)
+
+
+@SharedOut
+def convolve_in_parts(
+    image: Array,
+    kernels: Array,
+    bias: Array,
+    rectifies: bool,
+    padding: tuple[int, int],
+    at_once: int,
+    out: Array,
+    channel: int,
+    wanted: int,
+    parts: int,
+) -> None:
+    """Do all of what :func:`convolve` does, in a number of threads."""
+    down, panels = -(-out.shape[0] // 4), len(kernels)
+    by_rows = down >= _ROWS_OF_A_PART * parts
+    for part in prange(parts):
+        if by_rows:
+            begin, end = down * part // parts, down * (part + 1) // parts
+            convolve(
+                image, kernels, bias, rectifies, padding, begin, end, at_once, out, channel, wanted
+            )
+        else:
+            first, last = panels * part // parts, panels * (part + 1) // parts
+            start, stop = first * WIDTH, min(last * WIDTH, wanted)
+            convolve(
+                image, kernels[first:last], bias[first:last], rectifies, padding, 0, down, at_once,
+                out, channel + start, stop - start,
+            )  # fmt: skip
 
 
 @Compiled
-def _take(
-    image: Array,
-    padding: tuple[int, int],
-    top: int,
-    across: int,
-    tiles: int,
-    values: Array,
-    edge: Array,
+def _to_products(
+    image: Array, padding: tuple[int, int], top: int, across: int, tiles: int, values: Array
 ) -> None:
-    """Compute B^T d B for rows of tiles d, as 36 times (T, C)."""
+    """Compute B^T d B for rows of tiles d.
+
+    Parameters
+    ----------
+    image, padding
+        As :func:`convolve` takes them.
+    top
+        The first row of tiles.
+    across, tiles
+        How many there are in a row, and in all.
+    values
+        ``(36, n)``, of which each begins with (tiles, C).
+    """
     height, width, channels = image.shape
+    edge = np.empty((6, 6, channels), np.float32)
     cell = channels * BYTES
     rows = np.empty(6, np.intp)
     for index in range(tiles):
@@ -110,9 +150,17 @@ def _take(
 
 @Compiled
 def _transform(kernels: Array, factors: Array) -> None:
-    """Compute G g G^T for kernels (C, 9, 16), as 36 times (C, 16)."""
+    """Compute G g G^T for a panel of kernels g.
+
+    Parameters
+    ----------
+    kernels
+        ``(C, 9, 16)``.
+    factors
+        ``(36, C, 16)``, the values of a term side by side.
+    """
     for i in range(len(kernels)):
-        kernel, place = kernels[i].ctypes.data, factors.ctypes.data + i * _TERM
+        kernel, place = kernels[i].ctypes.data, factors[0, i].ctypes.data
         for lane in range(0, _TERM, _VECTOR):
             kernel_to_products(kernel + lane, _TERM, place + lane, factors.strides[0])
 
@@ -133,30 +181,51 @@ def _multiply(
 
 
 @Compiled
-def _put(
-    sums: Array,
-    index: int,
+def _from_products(
+    products: Array,
+    count: int,
     bias: Array,
     rectifies: bool,
     out: Array,
-    y: int,
-    x: int,
+    top: int,
+    first: int,
     channel: int,
-    count: int,
-    part: Array,
+    wanted: int,
 ) -> None:
-    """Compute A^T m A for the products m of a tile, add the bias, and leave out what is beyond."""
+    """Compute A^T m A for products m, add the bias, and leave out what is beyond the border.
+
+    Parameters
+    ----------
+    products
+        ``(36, T, 16)``, the values of a tile side by side.
+    count
+        For how many tiles of T.
+    bias
+        ``(16,)``.
+    rectifies
+        Whether zero takes the place of what is less.
+    out
+        ``(h, w, C')``, the values of a cell side by side.
+    top, first
+        The row of tiles, and from its beginning the tile, that the first of them is for.
+    channel, wanted
+        The first of the channels to write to, and how many of them.
+    """
     height, width, _ = out.shape
-    whole = y + 4 <= height and x + 4 <= width and count == WIDTH
-    down, across = (out if whole else part).strides[:2]
-    target = out[y, x, channel:].ctypes.data if whole else part.ctypes.data
-    for lane in range(0, _TERM, _VECTOR):
-        tile_from_products(
-            sums[0, index].ctypes.data + lane, sums.strides[0], bias.ctypes.data + lane, rectifies,
-            target + lane, down, across,
-        )  # fmt: skip
-    if not whole:
-        for i in range(min(4, height - y)):
-            for j in range(min(4, width - x)):
-                for c in range(count):
-                    out[y + i, x + j, channel + c] = part[i, j, c]
+    across = -(-width // 4)
+    part = np.empty((4, 4, WIDTH), np.float32)
+    for index in range(count):
+        y, x = 4 * (top + (first + index) // across), 4 * ((first + index) % across)
+        whole = y + 4 <= height and x + 4 <= width and wanted == WIDTH
+        down, cell = (out if whole else part).strides[:2]
+        target = out[y, x, channel:].ctypes.data if whole else part.ctypes.data
+        for lane in range(0, _TERM, _VECTOR):
+            tile_from_products(
+                products[0, index].ctypes.data + lane, products.strides[0],
+                bias.ctypes.data + lane, rectifies, target + lane, down, cell,
+            )  # fmt: skip
+        if not whole:
+            for i in range(min(4, height - y)):
+                for j in range(min(4, width - x)):
+                    for c in range(wanted):
+                        out[y + i, x + j, channel + c] = part[i, j, c]

@@ -3,6 +3,8 @@
 For what torch has no fast operation for. Nothing here knows of images.
 """
 
-from pipeline.compiled.function import Compiled
+from numba import prange
 
-__all__ = ["Compiled"]
+from pipeline.compiled.function import Compiled, SharedOut, threads_to_share
+
+__all__ = ["Compiled", "SharedOut", "prange", "threads_to_share"]

@@ -16,12 +16,12 @@ compiled again.
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial, update_wrapper
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 import numba
 import xxhash
@@ -49,8 +49,10 @@ class Compiled(Generic[P, R]):
         of what it is compiled from.
     """
 
+    _options: ClassVar[Mapping[str, bool]] = {}
+
     def __init__(self, function: Callable[P, R]) -> None:
-        self._compiled = _compile(function)
+        self._compiled = _compile(function, **self._options)
         with suppress(RuntimeError):  # there is no folder to keep anything in
             self._compiled._cache = _KeptCode(function)
         update_wrapper(self, function)
@@ -59,6 +61,28 @@ class Compiled(Generic[P, R]):
         """Call the compiled function."""
         result: R = self._compiled(*args, **kwargs)
         return result
+
+
+class SharedOut(Compiled[P, R]):
+    """A compiled function whose loops over ``prange`` are shared out among several threads.
+
+    Those are OpenMP's, in which torch computes too where both have the same one. Threads of another
+    kind would wait for a core: torch's keep theirs busy for some 4 ms after all that they do.
+    """
+
+    _options: ClassVar = {"parallel": True}
+
+
+def threads_to_share() -> int:
+    """Give the number of threads that torch has, for loops that are shared out on this thread."""
+    import torch
+
+    threads: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads > 1:
+        numba.set_num_threads(threads)
+        # Numba's own threads take work from one thread at a time.
+        return threads if numba.threading_layer() != "workqueue" else 1
+    return threads
 
 
 def _type_of(function: Compiled[..., Any], context: object) -> Any:

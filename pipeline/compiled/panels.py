@@ -5,9 +5,10 @@ as long as torch's, with the bias and the ReLU in them.
 """
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
-from pipeline.compiled.function import Compiled
+from pipeline.compiled.function import Compiled, SharedOut
 from pipeline.compiled.vectors import product_tile
 from pipeline.compiled.writer import BYTES
 
@@ -107,3 +108,21 @@ def multiply_by_panels(
                 for i in range(rows):
                     for j in range(count):
                         c[start + i, at + j] = part[i, j]
+
+
+@SharedOut
+def multiply_in_parts(
+    a: Values,
+    panels: Values,
+    begin: Values,
+    rectifies: bool,
+    c: Values,
+    first: int,
+    columns: int,
+    parts: int,
+) -> None:
+    """Do what :func:`multiply_by_panels` does, in a number of threads."""
+    rows = len(a)
+    for part in prange(parts):
+        start, stop = rows * part // parts, rows * (part + 1) // parts
+        multiply_by_panels(a[start:stop], panels, begin, rectifies, c[start:stop], first, columns)

@@ -1,5 +1,8 @@
 """Winograd's convolution against the plain formula, in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch.nn.functional import conv2d
 from pipeline.backbones import load_backbone, winograd
 from pipeline.backbones.exchange import with_fast_layers
 from pipeline.backbones.winograd import WinogradConv2d
+from pipeline.backbones.winograd_loops import convolve, convolve_in_parts
 
 # Largest differences seen, over the standard deviation of the outputs: 3e-5, and torch's own 6e-6.
 LARGEST, AS_A_RULE = 1e-4, 5e-6
@@ -36,8 +40,12 @@ def assert_close(found, expected):
 def taken(monkeypatch):
     """Count how many images are computed the fast way."""
     calls = []
-    convolve = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *given: (calls.append(1), convolve(*given))[1])
+
+    def counted(function):
+        return lambda *given: (calls.append(1), function(*given))[1]
+
+    for name in ("convolve", "convolve_in_parts"):
+        monkeypatch.setattr(winograd, name, counted(getattr(winograd, name)))
     return calls
 
 
@@ -71,6 +79,36 @@ def test_bits_do_not_depend_on_how_many_tiles_are_computed_at_once(monkeypatch):
         monkeypatch.setattr(winograd, "_TILES_AT_ONCE", tiles - 16)
         found.append(fast_and_plain()[0](images))
     assert found[0].equal(found[1]) and found[0].equal(found[2])
+
+
+@pytest.mark.parametrize("size", [(56, 40), (9, 13)])
+def test_bits_do_not_depend_on_the_number_of_threads(size):
+    """Rows are shared out, or where there are few of them channels."""
+    fast, _ = fast_and_plain((24, 90))
+    image = torch.randn(*size, 24).numpy()
+    given = image, fast._kernels, fast.bias_panels, True, (1, 1)
+    whole = np.zeros((*size, 95), np.float32)
+    convolve(*given, 0, -(-size[0] // 4), 2, whole, 3, 90)
+    assert whole[..., 3:93].any() and not whole[..., :3].any() and not whole[..., 93:].any()
+    for parts in (1, 2, 3, 20):
+        found = np.zeros_like(whole)
+        convolve_in_parts(*given, 2, found, 3, 90, parts)
+        assert np.array_equal(found, whole)
+
+
+def test_several_callers_with_several_threads_each():
+    fast, _ = fast_and_plain()
+    images = [torch.randn(1, 64, 40, 40) for _ in range(6)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = [fast(image) for image in images]
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(fast, images))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
 
 
 def test_only_its_own_channels_are_written_and_nothing_outside_the_image_is_read():

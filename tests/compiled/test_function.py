@@ -24,6 +24,7 @@ def summed(values: np.ndarray, factor: float) -> float:
     return total
 """
 CALL = "import numpy as np, loops; print(loops.summed(np.arange(10.0), 2.0))"
+STARTED = "print(parallel._is_initialized)"
 
 
 def call(folder: Path, program: str = CALL) -> str:
@@ -153,6 +154,23 @@ def test_what_it_is_compiled_with_is_part_of_what_it_is_compiled_from() -> None:
     modules = [resample, cross_entropy, strip_loops]
     assert _sources(strip_loops) == package | {Path(module.__file__ or "") for module in modules}
     assert {Path(function.__file__), Path(vectors.__file__)} <= package < _sources(labels)
+
+
+@pytest.mark.parametrize(("layer", "expected"), [("default", "2"), ("workqueue", "1")])
+def test_threads_to_share(folder: Path, layer: str, expected: str, monkeypatch) -> None:
+    """Numba's own would end the process if two threads shared out loops at a time."""
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", layer)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "4")
+    program = """
+import torch
+from pipeline.compiled import threads_to_share
+
+torch.set_num_threads(2)
+print(threads_to_share())
+"""
+    assert call(folder, program) == expected
+    alone = program.replace("threads(2)", "threads(1)")
+    assert call(folder, f"{alone}\nfrom numba.np.ufunc import parallel\n{STARTED}") == "1\nFalse"
 
 
 def test_it_works_on_processors_without_long_vectors() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.compiled.panels import ROWS, WIDTH, in_panels, multiply_by_panels
+from pipeline.compiled.panels import ROWS, WIDTH, in_panels, multiply_by_panels, multiply_in_parts
 
 SHAPES = [
     (1, 1, 1), (ROWS, 3, WIDTH), (ROWS + 1, 5, WIDTH + 1), (3, 0, WIDTH),
@@ -55,6 +55,17 @@ def test_a_sum_does_not_depend_on_what_is_computed_with_it():
     for row in range(len(a)):
         multiply_by_panels(a[row : row + 1], panels, first, False, single, 0, WIDTH)
         assert np.array_equal(single[0], whole[row])
+
+
+def test_nor_on_the_number_of_threads():
+    a, b, begin = factors(40, 30, 20)
+    given = a, in_panels(b), in_panels(begin), True
+    whole, found = np.zeros((40, 20), np.float32), np.zeros((40, 20), np.float32)
+    multiply_by_panels(*given, whole, 0, 20)
+    for parts in (1, 2, 3, 50):
+        found[:] = np.nan
+        multiply_in_parts(*given, found, 0, 20, parts)
+        assert np.array_equal(found, whole)
 
 
 def test_what_is_not_a_number_stays_so():
