@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.compiled.panels import in_panels
 
+Array = NDArray[np.float32]
 Place = tuple[Tensor, int]
 """Maps ``(N, h, w, C)`` without gaps, and the first of the channels to write to."""
 
@@ -45,8 +46,8 @@ class FrozenConv2d(nn.Conv2d):
         )
 
     @abstractmethod
-    def convolve(self, images: Tensor, place: Place) -> None:
-        """Convolve images (N, H, W, C) that have no gaps in memory."""
+    def convolve(self, images: Array, maps: Array, first: int) -> None:
+        """Convolve images (N, H, W, C) into some channels of maps (N, h, w, C'), without gaps."""
 
     def forward(self, images: Tensor, place: Place | None = None) -> Tensor:
         """Convolve images (N, C, H, W).
@@ -66,11 +67,16 @@ class FrozenConv2d(nn.Conv2d):
                 return convolved.relu_() if self.relu else convolved
             size = self.size_of_output(images)
             place = images.new_empty(len(images), *size, self.out_channels), 0
-        self.convolve(images.permute(0, 2, 3, 1).contiguous(), place)
+        # NumPy's views: for each of its own torch hands on the interpreter's lock.
+        cells = np.ascontiguousarray(images.numpy().transpose(0, 2, 3, 1))
         maps, first = place
-        if maps.shape[3] > self.out_channels:
-            maps = maps.narrow(3, first, self.out_channels)
-        return maps.permute(0, 3, 1, 2)
+        self.convolve(cells, maps.numpy(), first)
+        count, height, width, channels = maps.shape
+        return maps.as_strided(
+            (count, self.out_channels, height, width),
+            (height * width * channels, 1, width * channels, channels),
+            maps.storage_offset() + first,
+        )
 
     def size_of_output(self, images: Tensor) -> tuple[int, int]:
         """Return height and width of what images (N, C, H, W) become."""

@@ -2,11 +2,9 @@
 
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.backbones.on_cpu import FrozenConv2d, Place
+from pipeline.backbones.on_cpu import Array, FrozenConv2d
 from pipeline.compiled import threads_to_share
 from pipeline.compiled.panels import in_panels, multiply_by_panels, multiply_in_parts
 
@@ -23,10 +21,9 @@ class PointwiseConv2d(FrozenConv2d):
             and set(module.stride) == {module.groups} == {1}
         )
 
-    def convolve(self, images: Tensor, place: Place) -> None:
-        """Convolve images (N, H, W, C) that have no gaps in memory."""
-        maps, first = place
-        cells, out = images.view(-1, self.in_channels).numpy(), maps.view(-1, maps.shape[3]).numpy()
+    def convolve(self, images: Array, maps: Array, first: int) -> None:
+        """Convolve images (N, H, W, C) into some channels of maps (N, h, w, C'), without gaps."""
+        cells, out = images.reshape(-1, self.in_channels), maps.reshape(-1, maps.shape[3])
         what = cells, self._matrix, self.bias_panels, self.relu, out, first, self.out_channels
         threads = threads_to_share()
         if threads == 1:
@@ -35,6 +32,6 @@ class PointwiseConv2d(FrozenConv2d):
             multiply_in_parts(*what, threads)
 
     @cached_property
-    def _matrix(self) -> NDArray[np.float32]:
+    def _matrix(self) -> Array:
         """The weights, (P, C_in, 16)."""
         return in_panels(self.weight.view(self.out_channels, -1).t().numpy())

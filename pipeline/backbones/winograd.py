@@ -12,11 +12,9 @@ difference to be seen; SqueezeNet's maps are off by 5e-7 to 1e-6 where torch's a
 
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.backbones.on_cpu import FrozenConv2d, Place
+from pipeline.backbones.on_cpu import Array, FrozenConv2d
 from pipeline.backbones.winograd_loops import convolve, convolve_in_parts
 from pipeline.compiled import threads_to_share
 from pipeline.compiled.panels import in_panels
@@ -58,9 +56,8 @@ class WinogradConv2d(FrozenConv2d):
         tiles = -(-height // _TILE) * -(-width // _TILE)
         return tiles >= _FEWEST_TILES
 
-    def convolve(self, images: Tensor, place: Place) -> None:
-        """Convolve images (N, H, W, C) that have no gaps in memory."""
-        maps, first = place
+    def convolve(self, images: Array, maps: Array, first: int) -> None:
+        """Convolve images (N, H, W, C) into some channels of maps (N, h, w, C'), without gaps."""
         padding = int(self.padding[0]), int(self.padding[1])
         tiles = max(
             _VALUES_AT_ONCE // (36 * self.in_channels), _TILES_AT_ONCE + self.in_channels // 4
@@ -68,7 +65,7 @@ class WinogradConv2d(FrozenConv2d):
         down, across = (-(-length // _TILE) for length in maps.shape[1:3])
         at_once, threads = max(1, tiles // across), threads_to_share()
         what = self._kernels, self.bias_panels, self.relu, padding
-        for image, out in zip(images.numpy(), maps.numpy(), strict=True):
+        for image, out in zip(images, maps, strict=True):
             where = out, first, self.out_channels
             if threads == 1:
                 convolve(image, *what, 0, down, at_once, *where)
@@ -76,7 +73,7 @@ class WinogradConv2d(FrozenConv2d):
                 convolve_in_parts(image, *what, at_once, *where, threads)
 
     @cached_property
-    def _kernels(self) -> NDArray[np.float32]:
+    def _kernels(self) -> Array:
         """The weights, (P, C_in, 9, 16)."""
         weights = self.weight.reshape(self.out_channels, self.in_channels, 9)
         return in_panels(weights.permute(1, 2, 0).numpy())

@@ -1,8 +1,8 @@
 """The convolution of :mod:`pipeline.backbones.winograd`: all of it in one compiled loop."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.backbones.on_cpu import Array
 from pipeline.backbones.winograd_tiles import (
     kernel_to_products,
     tile_from_products,
@@ -11,8 +11,6 @@ from pipeline.backbones.winograd_tiles import (
 from pipeline.compiled import Compiled, SharedOut, prange
 from pipeline.compiled.panels import ROWS, WIDTH, tile
 from pipeline.compiled.writer import BYTES, LANES
-
-Array = NDArray[np.float32]
 
 _TOGETHER = 2 * ROWS
 """Tiles whose 36 products for a panel fit into the fastest cache, in 27 kB."""
