@@ -39,8 +39,8 @@ class Part:
             If there is none, there are two, or it is no file that can be read.
         """
         folder, upper = root / self.folder, [suffix.upper() for suffix in self.suffixes]
-        paths = [folder / f"{image_id}{suffix}" for suffix in (*self.suffixes, *upper)]
-        found = [path for path in paths if os.path.lexists(path)]
+        names = [f"{folder}{os.sep}{image_id}{suffix}" for suffix in (*self.suffixes, *upper)]
+        found = [Path(name) for name in names if os.path.lexists(name)]
         if not found and folder.is_dir():
             found = [
                 path

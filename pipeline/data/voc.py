@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,25 @@ VOC_CLASSES = (
 
 DEFAULT_VOID = 255
 _SPLIT_BYTES = 200  # of 255, since the names of a shard's files hold up to 43 more
+
+
+class LabelledImage(NamedTuple):
+    """An image and its mask.
+
+    Attributes
+    ----------
+    image
+        ``(H, W, 3)`` uint8 RGB.
+    mask
+        ``(H, W)`` uint8 labels.
+    image_path, mask_path
+        Their files.
+    """
+
+    image: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
+    image_path: Path
+    mask_path: Path
 
 
 @dataclass(frozen=True)
@@ -209,8 +229,24 @@ class VocDataset:
             neither a class nor void, or is all void.
         """
         path, image_path = self.mask_path(image_id), self.image_path(image_id)
+        return self._mask(path, image_path, image_size(image_path))
+
+    def read_labelled(self, image_id: str) -> LabelledImage:
+        """Read an image and its mask, as :meth:`read_image` and :meth:`read_mask` do.
+
+        Raises
+        ------
+        DataError
+            As they do.
+        """
+        image_path, mask_path = self.image_path(image_id), self.mask_path(image_id)
+        image = read_image(image_path)
+        mask = self._mask(mask_path, image_path, (image.shape[0], image.shape[1]))
+        return LabelledImage(image, mask, image_path, mask_path)
+
+    def _mask(self, path: Path, image_path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         mask = read_mask(path)
-        require_size(path, mask, image_path, image_size(image_path))
+        require_size(path, mask, image_path, size)
         require_labels(path, mask, n_classes=len(self.classes), void=self.void)
         return mask
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -99,12 +100,14 @@ class ImageRecords:
         return {image_id: self._sources(image_id) for image_id in image_ids}
 
     def _sources(self, image_id: str) -> Sources:
-        paths = {"image_digest": self._dataset.image_path, "mask_digest": self._dataset.mask_path}
-        return {key: self._digest(path, image_id) for key, path in paths.items()}
+        return {
+            "image_digest": self._digest(partial(self._dataset.image_path, image_id)),
+            "mask_digest": self._digest(partial(self._dataset.mask_path, image_id)),
+        }
 
-    def _digest(self, path: Callable[[str], Path], image_id: str) -> str:
+    def _digest(self, find: Callable[[], Path]) -> str:
         try:
-            return file_digest(path(image_id))
+            return file_digest(find())
         except (DataError, OSError) as error:
             if not self._skip:
                 raise DataError(str(error)) from error
@@ -264,18 +267,16 @@ class ImageRecords:
             return image_id, error
 
     def _load(self, image_id: str, sources: Sources) -> _Loaded:
-        image = self._dataset.read_image(image_id)
-        mask = self._dataset.read_mask(image_id)
-        if self._sources(image_id) != sources:
+        image, mask, path, mask_path = self._dataset.read_labelled(image_id)
+        digests = self._digest(lambda: path), self._digest(lambda: mask_path)
+        if digests != (sources["image_digest"], sources["mask_digest"]):
             raise DataError(
-                f"{self._dataset.image_path(image_id)}: it or its mask was changed during the "
-                "extraction; extract again"
+                f"{path}: it or its mask was changed during the extraction; extract again"
             )
         try:
             resized = self._preprocessing.resize_image(image)
             self._backbone.feature_shapes(resized.shape[0], resized.shape[1])
         except BackboneError as error:
-            path = self._dataset.image_path(image_id)
             raise DataError(f"{path}: cannot go through the backbone; {error}") from error
         inputs = self._preprocessing.normalize(resized)
         label = self._preprocessing.resize_mask(mask)
