@@ -9,7 +9,7 @@ from benchmarks.settings import RESULTS, Settings
 from benchmarks.summary import write_summary
 from pipeline.cli.memory import keep_freed_memory
 
-NAMES = ("extract", "reading", "step", "predict", "memory", "many", "repro", "gpu")
+NAMES = ("extract", "reading", "step", "predict", "rounding", "memory", "many", "repro", "gpu")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmarks.machine import in_a_line
 from benchmarks.results import Result
 
-_ORDER = ("extract", "reading", "step", "predict", "memory", "many", "repro", "gpu")
+_ORDER = ("extract", "reading", "step", "predict", "rounding", "memory", "many", "repro", "gpu")
 
 
 def write_summary(folder: Path) -> Path:

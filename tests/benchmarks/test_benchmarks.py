@@ -17,6 +17,7 @@ from benchmarks import (
     predict,
     reading,
     repro,
+    rounding,
     stage_process,
     step,
 )
@@ -214,8 +215,14 @@ def test_goals() -> None:
     assert Row.unmeasured("a", "no GPU", at_most(2)).reached == "not measured"
 
 
+def test_rounding(settings: Settings) -> None:
+    first, *_, last = (row.value for row in rounding.run(settings).rows)
+    assert first == Spread(1, 1, 1, 1)
+    assert 0.5 < last.median < 4 and last.median != 1
+
+
 def test_every_benchmark_is_listed() -> None:
-    modules = (extract, gpu, many, memory, predict, reading, repro, step)
+    modules = (extract, gpu, many, memory, predict, reading, repro, rounding, step)
     assert {module.__name__ for module in modules} == {f"benchmarks.{name}" for name in NAMES}
 
 
