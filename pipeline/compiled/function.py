@@ -64,24 +64,25 @@ class Compiled(Generic[P, R]):
 
 
 class SharedOut(Compiled[P, R]):
-    """A compiled function whose loops over ``prange`` are shared out among several threads.
-
-    Those are OpenMP's, in which torch computes too where both have the same one. Threads of another
-    kind would wait for a core: torch's keep theirs busy for some 4 ms after all that they do.
-    """
+    """A compiled function whose loops over ``prange`` are shared out among several threads."""
 
     _options: ClassVar = {"parallel": True}
 
 
 def threads_to_share() -> int:
-    """Give the number of threads that torch has, for loops that are shared out on this thread."""
-    import torch
+    """Give the number of threads for loops that are shared out: as many as torch has.
+
+    They are OpenMP's, and the very ones in which torch computes where that is GNU's. Others would
+    wait for a core, as torch's keep theirs busy for some 4 ms after all that they do; and Numba's
+    own end the process if two threads use them at a time. Without OpenMP it is one: Numba needs
+    the system's library, ``libgomp1``.
+    """
+    import torch  # before OpenMP is loaded, which is torch's then
 
     threads: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     if threads > 1:
         numba.set_num_threads(threads)
-        # Numba's own threads take work from one thread at a time.
-        return threads if numba.threading_layer() != "workqueue" else 1
+        return threads if numba.threading_layer() == "omp" else 1
     return threads
 
 
