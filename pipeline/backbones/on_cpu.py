@@ -19,6 +19,8 @@ Place = tuple[Tensor, int]
 class FrozenConv2d(nn.Conv2d):
     """A frozen convolution that can have its ReLU in it, and write into a part of a map.
 
+    When it is first used it puts its weights in another order, too: they stay what they are then.
+
     Attributes
     ----------
     relu
@@ -42,6 +44,7 @@ class FrozenConv2d(nn.Conv2d):
             images.dtype == self.weight.dtype == torch.float32
             and images.is_cpu
             and images.ndim == 4
+            and images.shape[1] == self.in_channels
             and not torch.is_autocast_enabled("cpu")
         )
 

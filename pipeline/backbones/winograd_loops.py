@@ -93,18 +93,16 @@ def convolve_in_parts(
     down, panels = -(-out.shape[0] // 4), len(kernels)
     by_rows = down >= _ROWS_OF_A_PART * parts
     for part in prange(parts):
+        begin, end, first, last = 0, down, 0, panels
         if by_rows:
             begin, end = down * part // parts, down * (part + 1) // parts
-            convolve(
-                image, kernels, bias, rectifies, padding, begin, end, at_once, out, channel, wanted
-            )
         else:
             first, last = panels * part // parts, panels * (part + 1) // parts
-            start, stop = first * WIDTH, min(last * WIDTH, wanted)
-            convolve(
-                image, kernels[first:last], bias[first:last], rectifies, padding, 0, down, at_once,
-                out, channel + start, stop - start,
-            )  # fmt: skip
+        start, stop = first * WIDTH, min(last * WIDTH, wanted)
+        convolve(
+            image, kernels[first:last], bias[first:last], rectifies, padding, begin, end, at_once,
+            out, channel + start, stop - start,
+        )  # fmt: skip
 
 
 @Compiled

@@ -1,6 +1,7 @@
 """Feature maps as the cache stores them, and the digests that vouch for them.
 
-What converts values imports torch when it is called: looking into a cache does not need it.
+What converts values imports what it does that with when it is called: looking into a cache needs
+neither torch nor compiled loops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.cache.encoding_loops import convert, peaks
 from pipeline.errors import CacheOverflowError
 
 BYTES_PER_VALUE = {"float16": 2, "float32": 4, "int8": 1}
@@ -104,6 +104,9 @@ def encode(values: NDArray[np.float32], dtype: str, *, image_id: str, tap: str) 
     CacheOverflowError
         If a value is not finite, or does not fit ``dtype``.
     """
+    from pipeline.cache.encoding_loops import convert
+
+    values = np.asarray(values, np.float32)
     flat = _in_one_piece(values.reshape(len(values), -1))
     scale = _scale(flat) if dtype == "int8" else np.ones(len(flat), np.float32)
     stored = np.empty(flat.shape, dtype)
@@ -121,6 +124,8 @@ def _in_one_piece(flat: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _scale(flat: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give what the int8 values of each channel are to be multiplied by, (C,)."""
+    from pipeline.cache.encoding_loops import peaks
+
     bits = np.zeros(len(flat), np.int32)
     peaks(flat.view(np.int32), bits)
     peak = bits.view(np.float32)

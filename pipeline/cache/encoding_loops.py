@@ -45,35 +45,33 @@ def convert(
     row = of_cell if across else of_channel
     largest = np.zeros(_BLOCK, np.int32)
     edge, filled = np.zeros((_BLOCK, _BLOCK), np.float32), np.empty((_BLOCK, _BLOCK), out.dtype)
-    edge_scales = np.ones(_BLOCK, np.float32)
+    edge_scales, of_scales = np.ones(_BLOCK, np.float32), scales.ctypes.data
     for start in range(0, cells, _CELLS):
         for channel in range(0, channels, _BLOCK):
             rows = min(_BLOCK, channels - channel)
             for cell in range(start, min(start + _CELLS, cells), _BLOCK):
                 columns = min(_BLOCK, cells - cell)
-                if rows == columns == _BLOCK:
-                    _convert(
-                        values.ctypes.data + channel * of_channel + cell * of_cell, row,
-                        scales.ctypes.data + channel * BYTES, largest.ctypes.data,
-                        out.ctypes.data + channel * out.strides[0] + cell * out.itemsize,
-                        out.strides[0], out.itemsize, across,
-                    )  # fmt: skip
-                    continue
-                for i in range(rows):
-                    edge_scales[i] = scales[channel + i]
-                    for j in range(columns):
-                        value = values[channel + i, cell + j]
-                        if across:
-                            edge[j, i] = value
-                        else:
-                            edge[i, j] = value
+                source = values.ctypes.data + channel * of_channel + cell * of_cell
+                target = out.ctypes.data + channel * out.strides[0] + cell * out.itemsize
+                scale, source_row, target_row = of_scales + channel * BYTES, row, out.strides[0]
+                whole = rows == columns == _BLOCK
+                if not whole:
+                    for i in range(rows):
+                        edge_scales[i] = scales[channel + i]
+                        for j in range(columns):
+                            at = (j, i) if across else (i, j)
+                            edge[at] = values[channel + i, cell + j]
+                    source, source_row = edge.ctypes.data, _BLOCK * BYTES
+                    target, target_row = filled.ctypes.data, _BLOCK * out.itemsize
+                    scale = edge_scales.ctypes.data
                 _convert(
-                    edge.ctypes.data, _BLOCK * BYTES, edge_scales.ctypes.data, largest.ctypes.data,
-                    filled.ctypes.data, _BLOCK * out.itemsize, out.itemsize, across,
+                    source, source_row, scale, largest.ctypes.data, target, target_row,
+                    out.itemsize, across,
                 )  # fmt: skip
-                for i in range(rows):
-                    for j in range(columns):
-                        out[channel + i, cell + j] = filled[i, j]
+                if not whole:
+                    for i in range(rows):
+                        for j in range(columns):
+                            out[channel + i, cell + j] = filled[i, j]
     greatest: np.float32 = largest.view(np.float32)[largest.argmax()]
     return greatest
 

@@ -9,7 +9,7 @@ from pipeline.compiled.writer import ADDRESS, BYTES, LANES, Writer, step
 
 _WHOLE, _BYTE = ir.IntType(32), ir.IntType(8)
 _MAGNITUDE, _SIGN = 0x7FFF_FFFF, 0x8000_0000
-_INFINITY, _LEAST_NORMAL_HALF, _TOO_LARGE_FOR_HALF = 0x7F80_0000, 113 << 23, 143 << 23
+_LEAST_NORMAL_HALF, _TOO_LARGE_FOR_HALF = 113 << 23, 143 << 23
 _TO_WHOLE = 1.5 * 2**23
 """A float32 of this size has no places behind the point."""
 

@@ -2,9 +2,9 @@
 
 For what torch has no fast operation for: a loop that does all that is to be done with a value while
 it is in a register, where torch would go through memory once for each step. The compiled functions
-let go of the interpreter's lock, so that several threads can be in them at a time; none starts
-threads of its own. A product and a sum become one instruction where the processor has it, but sums
-are never taken in another order than the one written.
+let go of the interpreter's lock, so that several threads can be in them at a time. A product and a
+sum become one instruction where the processor has it, but sums are never taken in another order
+than the one written.
 
 Machine code is kept beside the module, in ``__pycache__``, or where that cannot be written in the
 user's own cache folder. Each piece of it is a file of its own, written whole, with a digest of its
@@ -63,6 +63,10 @@ class Compiled(Generic[P, R]):
         return result
 
 
+_PROCESS = os.getpid()
+"""The one that imported this, of which another one may have been forked."""
+
+
 class SharedOut(Compiled[P, R]):
     """A compiled function whose loops over ``prange`` are shared out among several threads."""
 
@@ -75,15 +79,16 @@ def threads_to_share() -> int:
     They are OpenMP's, and the very ones in which torch computes where that is GNU's. Others would
     wait for a core, as torch's keep theirs busy for some 4 ms after all that they do; and Numba's
     own end the process if two threads use them at a time. Without OpenMP it is one: Numba needs
-    the system's library, ``libgomp1``.
+    the system's library, ``libgomp1``. It is one in a process that was forked, too, where OpenMP's
+    threads are not there.
     """
     import torch  # before OpenMP is loaded, which is torch's then
 
     threads: int = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    if threads > 1:
-        numba.set_num_threads(threads)
-        return threads if numba.threading_layer() == "omp" else 1
-    return threads
+    if threads == 1 or os.getpid() != _PROCESS:
+        return 1
+    numba.set_num_threads(threads)
+    return threads if numba.threading_layer() == "omp" else 1
 
 
 def _type_of(function: Compiled[..., Any], context: object) -> Any:

@@ -75,13 +75,8 @@ def multiply_by_panels(
     ValueError
         If the shapes do not fit, or a row is not in one piece.
     """
+    _require_fit(a, panels, begin, c, first, columns)
     length, depth = a.shape
-    if panels.shape[1] != depth or len(c) != length or c.shape[1] < first + columns:
-        raise ValueError("matrices whose shapes do not fit")
-    if len(begin) != len(panels) or not 0 <= len(panels) * WIDTH - columns < WIDTH or first < 0:
-        raise ValueError("panels of another number of columns")
-    if length and (a.strides[1] != BYTES or c.strides[1] != BYTES):
-        raise ValueError("a matrix with rows that are not in one piece")
     a_row, c_row, of_term = a.strides[0], c.strides[0], WIDTH * BYTES
     part = np.empty((ROWS, WIDTH), np.float32)
     of_part = part.ctypes.data
@@ -122,7 +117,21 @@ def multiply_in_parts(
     parts: int,
 ) -> None:
     """Do what :func:`multiply_by_panels` does, in a number of threads."""
+    _require_fit(a, panels, begin, c, first, columns)  # what is raised in a thread is lost
     rows = len(a)
     for part in prange(parts):
         start, stop = rows * part // parts, rows * (part + 1) // parts
         multiply_by_panels(a[start:stop], panels, begin, rectifies, c[start:stop], first, columns)
+
+
+@Compiled
+def _require_fit(
+    a: Values, panels: Values, begin: Values, c: Values, first: int, columns: int
+) -> None:
+    length, depth = a.shape
+    if panels.shape[1] != depth or len(c) != length or c.shape[1] < first + columns:
+        raise ValueError("matrices whose shapes do not fit")
+    if len(begin) != len(panels) or not 0 <= len(panels) * WIDTH - columns < WIDTH or first < 0:
+        raise ValueError("panels of another number of columns")
+    if length and (a.strides[1] != BYTES or c.strides[1] != BYTES):
+        raise ValueError("a matrix with rows that are not in one piece")

@@ -1,10 +1,10 @@
-"""The innermost steps of compiled loops over rows of float32, in panels of three vectors.
+"""The innermost steps of compiled loops over rows of float32.
 
-Rows are short, lie in one table, and are weighted and added up; or they are factors of small
-products, whose sums have to stay in registers.
+Rows are short, lie in one table, and are weighted and added up, in panels of three vectors; or they
+are factors of small products, whose sums have to stay in registers.
 
 A row is given as the address of its first value. The length of a row is in bytes, a multiple of a
-panel's; two rows are the same one or do not overlap.
+panel's where no width is said; two rows are the same one or do not overlap.
 """
 
 from collections.abc import Sequence

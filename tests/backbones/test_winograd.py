@@ -12,6 +12,7 @@ from pipeline.backbones import load_backbone, winograd
 from pipeline.backbones.exchange import with_fast_layers
 from pipeline.backbones.winograd import WinogradConv2d
 from pipeline.backbones.winograd_loops import convolve, convolve_in_parts
+from pipeline.compiled import threads_to_share
 
 # Largest differences seen, over the standard deviation of the outputs: 3e-5, and torch's own 6e-6.
 LARGEST, AS_A_RULE = 1e-4, 5e-6
@@ -97,6 +98,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(size):
 
 
 def test_several_callers_with_several_threads_each():
+    if threads_to_share() == 1:
+        pytest.skip("there is one core, or no OpenMP")
     fast, _ = fast_and_plain()
     images = [torch.randn(1, 64, 40, 40) for _ in range(6)]
     threads = torch.get_num_threads()
@@ -130,6 +133,15 @@ def test_a_relu_in_it():
     assert_close(fast(images), in_float64(plain, images).relu())
     images[0, 3, 9, 9] = torch.nan
     assert fast(images)[0, :, 9, 9].isnan().all()
+
+
+@pytest.mark.parametrize("channels", [8, 15, 32])
+@pytest.mark.parametrize("size", [1, 3])
+def test_images_of_another_number_of_channels_are_refused(channels, size):
+    fast = with_fast_layers(nn.Sequential(nn.Conv2d(16, 16, size, padding=size // 2)))
+    assert type(fast[0]) is not nn.Conv2d
+    with pytest.raises(RuntimeError, match=f"to have 16 channels, but got {channels} channels"):
+        fast(torch.randn(1, channels, 40, 40))
 
 
 def test_what_does_not_pay_or_is_not_float32_is_left_to_torch(taken):

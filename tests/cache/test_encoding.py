@@ -128,6 +128,13 @@ def test_what_is_stored_does_not_depend_on_memory_order(dtype, shape):
         np.testing.assert_array_equal(found.values, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("other", ["float16", "float64", ">f4"])
+def test_values_of_another_dtype(dtype, other):
+    values = np.random.default_rng(0).normal(0, 9, (9, 4, 5)).astype(other)
+    assert stored(values, dtype).digest == stored(values.astype(np.float32), dtype).digest
+
+
 def test_float16_is_rounded_as_numpy_rounds():
     """All float16, what is halfway between two, and what is beside that; and any bits."""
     half = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)

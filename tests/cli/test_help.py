@@ -95,7 +95,7 @@ def test_no_help_waits_for_torch() -> None:
         "import sys\n"
         "from pipeline.cli import main\n"
         f"codes = [main(page) for page in {pages!r}]\n"
-        "heavy = {'torch', 'torchvision', 'sklearn', 'h5py', 'matplotlib', 'pydantic'}\n"
+        "heavy = {'torch', 'torchvision', 'sklearn', 'h5py', 'matplotlib', 'pydantic', 'numba'}\n"
         "sys.exit(f'{codes} {heavy & sys.modules.keys()}')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -63,4 +63,4 @@ def test_looking_into_a_cache_or_a_data_set_does_not_load_torch(
         folder=tmp_path,
     )
     assert "h5py" in loaded
-    assert not {"torch", "torchvision", "sklearn"} & loaded
+    assert not {"torch", "torchvision", "sklearn", "numba"} & loaded

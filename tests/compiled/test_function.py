@@ -176,6 +176,21 @@ print(threads_to_share())
     assert call(folder, f"{alone}\nfrom numba.np.ufunc import parallel\n{STARTED}") == "1\nFalse"
 
 
+def test_a_forked_process_computes_on_one_thread(folder: Path) -> None:
+    """OpenMP's threads are not there."""
+    program = """
+import multiprocessing, torch
+from pipeline.compiled import threads_to_share
+
+torch.set_num_threads(2)
+threads_to_share()
+process = multiprocessing.get_context("fork").Process(target=lambda: print(threads_to_share()))
+process.start()
+process.join()
+"""
+    assert call(folder, program) == "1"
+
+
 def test_it_works_on_processors_without_long_vectors() -> None:
     """Numba compiles for one that has only what every x86-64 processor has, or any of its kind."""
     program = """

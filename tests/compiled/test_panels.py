@@ -89,8 +89,11 @@ def test_what_is_not_a_number_stays_so():
 )
 def test_shapes_that_do_not_fit_are_refused(a, b, begin, c, first, columns):
     a, b, begin, c = (np.zeros(shape, np.float32) for shape in (a, b, begin, c))
+    given = a, in_panels(b), in_panels(begin), False, c, first, columns
     with pytest.raises(ValueError):
-        multiply_by_panels(a, in_panels(b), in_panels(begin), False, c, first, columns)
+        multiply_by_panels(*given)
+    with pytest.raises(ValueError):
+        multiply_in_parts(*given, 2)
 
 
 def test_rows_that_are_not_in_one_piece_are_refused():

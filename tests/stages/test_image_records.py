@@ -155,12 +155,12 @@ class TestFilesThatChangeMeanwhile:
     def changing(
         self, dataset: VocDataset, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[str], None]:
-        """Let a file of the fourth image change when it is read for the first time."""
+        """Let a file of the fourth image change when it has just been read."""
 
         def change(kind: str) -> None:
             changed = dataset.image_ids("train")[3]
             path: Path = getattr(dataset, f"{kind}_path")(changed)
-            read = VocDataset.read_mask
+            read = VocDataset.read_labelled
 
             def read_and_change(self: VocDataset, image_id: str) -> Any:
                 found = read(self, image_id)
@@ -168,7 +168,7 @@ class TestFilesThatChangeMeanwhile:
                     path.write_bytes(path.read_bytes() + b"\n")
                 return found
 
-            monkeypatch.setattr(VocDataset, "read_mask", read_and_change)
+            monkeypatch.setattr(VocDataset, "read_labelled", read_and_change)
 
         return change
 
