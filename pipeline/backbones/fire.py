@@ -27,10 +27,7 @@ class JoinedFire(nn.Module):
         if not (small.takes(squeezed) and large.takes(squeezed)):
             maps = own["expand1x1_activation"](small(squeezed))
             return torch.cat([maps, own["expand3x3_activation"](large(squeezed))], 1)
-        size = small.size_of_output(squeezed)
-        channels = small.out_channels + large.out_channels
-        both = squeezed.new_empty(len(squeezed), *size, channels)
+        both: Tensor = small.room_for(squeezed, small.out_channels + large.out_channels)
         small(squeezed, (both, 0))
         large(squeezed, (both, small.out_channels))
-        joined: Tensor = both.permute(0, 3, 1, 2)
-        return joined if small.relu and large.relu else joined.relu()
+        return both if small.relu and large.relu else both.relu()

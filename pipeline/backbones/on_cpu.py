@@ -13,7 +13,7 @@ from pipeline.compiled.panels import in_panels
 
 Array = NDArray[np.float32]
 Place = tuple[Tensor, int]
-"""Maps ``(N, h, w, C)`` without gaps, and the first of the channels to write to."""
+"""Maps ``(N, C, h, w)``, channels last without gaps, and the first of the channels to write to."""
 
 
 class FrozenConv2d(nn.Conv2d):
@@ -63,23 +63,38 @@ class FrozenConv2d(nn.Conv2d):
             What to convolve.
         place
             Where to put it, if :meth:`takes` says that it takes the images.
+
+        Raises
+        ------
+        ValueError
+            If there is no room for it in the place.
         """
         if place is None:
             if not self.takes(images):
                 convolved = super().forward(images)
                 return convolved.relu_() if self.relu else convolved
-            size = self.size_of_output(images)
-            place = images.new_empty(len(images), *size, self.out_channels), 0
+            place = self.room_for(images, self.out_channels), 0
         # NumPy's views: for each of its own torch hands on the interpreter's lock.
         cells = np.ascontiguousarray(images.numpy().transpose(0, 2, 3, 1))
         maps, first = place
-        self.convolve(cells, maps.numpy(), first)
-        count, height, width, channels = maps.shape
-        return maps.as_strided(
-            (count, self.out_channels, height, width),
-            (height * width * channels, 1, width * channels, channels),
-            maps.storage_offset() + first,
-        )
+        self._require_room(images, maps, first)
+        self.convolve(cells, maps.numpy().transpose(0, 2, 3, 1), first)
+        if maps.shape[1] == self.out_channels:
+            return maps
+        return maps.narrow(1, first, self.out_channels)
+
+    def _require_room(self, images: Tensor, maps: Tensor, first: int) -> None:
+        expected = len(images), *self.size_of_output(images)
+        of_size = (maps.shape[0], *maps.shape[2:]) == expected
+        in_one_piece = maps.is_contiguous(memory_format=torch.channels_last)
+        if not of_size or not in_one_piece or not 0 <= first <= maps.shape[1] - self.out_channels:
+            raise ValueError(f"maps of shape {tuple(maps.shape)} are no place for the result")
+
+    def room_for(self, images: Tensor, channels: int) -> Tensor:
+        """Make maps (N, C, h, w), channels last, for what images (N, C', H, W) become."""
+        height, width = self.size_of_output(images)
+        maps = np.empty((len(images), height, width, channels), np.float32)
+        return torch.from_numpy(maps.transpose(0, 3, 1, 2))
 
     def size_of_output(self, images: Tensor) -> tuple[int, int]:
         """Return height and width of what images (N, C, H, W) become."""

@@ -101,13 +101,30 @@ def test_a_part_of_a_map_is_written_and_nothing_else(kind, relu, bias):
     fast.relu = relu
     images = torch.randn(2, 32, 21, 18)
     maps = torch.full((2, 21, 18, 100), 7.0)
-    found = fast(images, (maps, 30))
+    found = fast(images, (maps.permute(0, 3, 1, 2), 30))
     expected = plain(images).relu() if relu else plain(images)
     assert_close(found, expected)
     assert maps[..., 30:78].permute(0, 3, 1, 2).equal(found)
     assert (maps[..., :30] == 7).all() and (maps[..., 78:] == 7).all()
     assert_close(fast(images), expected)
     assert fast(images).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("shape", "first"),
+    [((2, 100, 21, 18), 53), ((2, 100, 21, 18), -1), ((1, 100, 21, 18), 0), ((2, 100, 18, 21), 0)],
+)
+def test_a_place_without_room_is_refused(shape, first):
+    images = torch.randn(2, 32, 21, 18)
+    for size in (1, 3):
+        plain = nn.Conv2d(32, 48, size, padding=size // 2).requires_grad_(False)
+        (fast,) = with_fast_layers(nn.Sequential(plain))
+        place = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+        with pytest.raises(ValueError, match="no place"):
+            fast(images, (place, first))
+        with pytest.raises(ValueError, match="no place"):
+            fast(images, (torch.zeros(2, 100, 21, 18), 0))
+        assert not place.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
